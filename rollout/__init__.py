@@ -1,0 +1,1 @@
+"""Staged rollout with shadow evaluation for early-exit LLM inference."""
