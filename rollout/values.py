@@ -1,4 +1,4 @@
-"""The values that cross packages: depth traces, exit policies, and the replay of one under the other.
+"""The values that cross packages: depth traces, exit policies, the replay of one under the other.
 
 Pure Python, so that the controller can judge a policy without importing torch.
 """

@@ -10,7 +10,6 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
-    Float,
     ForeignKey,
     Index,
     Integer,
@@ -102,7 +101,7 @@ class ExitPolicyRow(Base):
 
 
 class RolloutState(Base):
-    """Where a domain stands. `version` is the optimistic lock: every write compares and raises it."""
+    """Where a domain stands. `version` is the optimistic lock: writes compare and raise it."""
 
     __tablename__ = "rollout_states"
 
@@ -198,7 +197,7 @@ class Trace(Base):
 
 
 class DecisionRow(Base):
-    """The ledger. An unchanged hold is folded into one row: `repeats` counts it, `last_at` ends it."""
+    """The ledger. Unchanged holds are folded into one row: `repeats` counts, `last_at` ends it."""
 
     __tablename__ = "decisions"
     __table_args__ = (Index("ix_decisions_domain_at", "domain", "at"),)
