@@ -1,0 +1,315 @@
+"""Support mails for one business line, "billing" of a subscription company.
+
+The mails are graded by what a reader must do to find the intent. On four *usual* levels a word
+decides (`keyword`), a negation picks one of two (`negation`), two facts are looked up together
+(`combination`), or two amounts are compared (`quantity`). On two *unfamiliar* levels the mail
+first names an intent that it then takes back (`reversal`) or that belongs to an earlier, settled
+matter (`thread`). Labels mean the same on every level; only the mix of levels drifts.
+
+    >>> generate(2, seed=1) == generate(2, seed=1)
+    True
+    >>> {ticket.level for ticket in generate(200, seed=1)} <= set(LEVELS)
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+
+LABELS: tuple[str, ...] = (
+    "refund",
+    "invoice",
+    "payment",
+    "cancellation",
+    "upgrade",
+    "downgrade",
+    "fraud",
+    "account",
+)
+"""The intents, in the order of `assets/labels/billing.txt`."""
+
+LEVELS: tuple[str, ...] = (
+    "keyword",
+    "negation",
+    "combination",
+    "quantity",
+    "reversal",
+    "thread",
+)
+
+USUAL_MIX: Mapping[str, float] = MappingProxyType(
+    {
+        "keyword": 0.46,
+        "negation": 0.22,
+        "combination": 0.17,
+        "quantity": 0.14,
+        "reversal": 0.005,
+        "thread": 0.005,
+    }
+)
+"""Share of each level in the traffic that exits are calibrated on."""
+
+DRIFTED_MIX: Mapping[str, float] = MappingProxyType(
+    {
+        "keyword": 0.25,
+        "negation": 0.12,
+        "combination": 0.09,
+        "quantity": 0.08,
+        "reversal": 0.23,
+        "thread": 0.23,
+    }
+)
+"""Share of each level once the traffic has drifted fully."""
+
+TRAINING_MIX: Mapping[str, float] = MappingProxyType(
+    {
+        "keyword": 0.10,
+        "negation": 0.15,
+        "combination": 0.20,
+        "quantity": 0.25,
+        "reversal": 0.15,
+        "thread": 0.15,
+    }
+)
+"""Share of each level in what the full model learns from: it has seen every form."""
+
+SHORTEST_WORDS = 9
+"""Shorter mails get fillers until they are practically unique."""
+LONG_WORDS = 34
+"""Mails of this length get no further filler, which keeps all of them below about 45 words."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One mail, its true intent (one of `LABELS`) and the level that made it."""
+
+    text: str
+    label: str
+    level: str
+
+
+WISHES: Mapping[str, tuple[str, ...]] = {
+    "refund": ("a refund", "my money back", "a full refund"),
+    "invoice": ("an invoice", "a copy of the bill", "a new invoice"),
+    "payment": ("a payment", "a bank transfer", "a late payment"),
+    "cancellation": ("a cancellation", "an end to my contract", "a quick cancellation"),
+    "upgrade": ("an upgrade", "a bigger plan", "an instant upgrade"),
+    "downgrade": ("a downgrade", "a smaller plan", "a simple downgrade"),
+    "fraud": ("a fraud report", "a stolen card", "a case of fraud"),
+    "account": ("my account", "my login", "my account details"),
+}
+
+PLAN_FACTS: Mapping[str, tuple[str, ...]] = {
+    "running": ("my plan is active", "my plan is running well", "we still use our plan"),
+    "ended": ("my plan ended in {month}", "my plan is over", "our plan stopped in {month}"),
+    "never": ("i never ordered a plan", "we have no plan with you", "i never signed up"),
+    "full": ("my plan is at its limit", "our plan is full", "we hit the limit of our plan"),
+}
+
+CHARGE_FACTS: Mapping[str, tuple[str, ...]] = {
+    "taken": ("one charge went through", "you charged my card once", "my bank shows one charge"),
+    "failed": ("my card was declined", "the charge failed", "my bank refused the charge"),
+    "twice": ("i was charged twice", "my bank shows two charges", "you charged my card twice"),
+}
+
+HANDLING: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("running", "taken"): "invoice",
+        ("running", "failed"): "payment",
+        ("running", "twice"): "refund",
+        ("ended", "taken"): "refund",
+        ("ended", "failed"): "account",
+        ("ended", "twice"): "fraud",
+        ("never", "taken"): "fraud",
+        ("never", "failed"): "cancellation",
+        ("never", "twice"): "account",
+        ("full", "taken"): "upgrade",
+        ("full", "failed"): "downgrade",
+        ("full", "twice"): "cancellation",
+    }
+)
+"""The desk's handling table: what a plan fact and a charge fact mean together."""
+
+CHARGED = ("you charged me {n} euros", "the bank took {n} euros", "the bill says {n} euros")
+AGREED = ("my contract says {n} euros", "we agreed on {n} euros", "the price is {n} euros")
+USED = ("i used {n} gigabytes", "we need {n} gigabytes", "our team uses {n} gigabytes")
+COVERED = ("my plan has {n} gigabytes", "we pay for {n} gigabytes", "the limit is {n} gigabytes")
+
+ASKS = (
+    "i am writing about {wish}",
+    "i would like to ask about {wish}",
+    "please help me with {wish}",
+    "this is about {wish}",
+    "can you look into {wish}",
+    "i need help with {wish}",
+)
+CHOICES = (
+    "this is not about {other}, it is about {wish}",
+    "i do not mean {other}, i mean {wish}",
+    "i need {wish}, not {other}",
+    "it is about {wish} and not about {other}",
+    "please do not send {other}, only {wish}",
+    "{wish} is what i need, {other} is not",
+)
+RETRACTIONS = (
+    "no wait, scratch that",
+    "sorry, forget that",
+    "hm, i changed my mind",
+    "please ignore that, i was wrong",
+)
+EARLIER = (
+    "in {month} i wrote to you about {wish}",
+    "{name} from your desk called me about {wish}",
+    "you sent me two mails about {wish}",
+    "on {day} we talked about {wish}",
+)
+SETTLED = (
+    "that is settled now, here is something new",
+    "this has been solved, today i write about another thing",
+    "all of that is done, my question now is different",
+)
+GREETINGS = ("hello", "hi", "dear team", "good morning", "hello {name}", "hi {name}")
+CLOSINGS = ("thanks", "thank you, {name}", "regards, {name}", "best wishes, {name}", "{name}")
+FILLERS = (
+    "i am a customer since {month}",
+    "my ticket is {ticket}",
+    "i use the {product} at home",
+    "i tried to call you on {day}",
+    "my colleague {name} uses the {product}",
+    "we got the {product} in {month}",
+    "please answer before {day}",
+    "i live in {city}",
+)
+NAMES = """
+    anna ben carla david emma felix greta hugo ida jonas kenji lena marco nina oscar paula quinn
+    rosa sven tara umar vera wanda yuki zoe aiko bruno clara
+"""
+MONTHS = """
+    january february march april may june july august september october november december
+"""
+DAYS = "monday tuesday wednesday thursday friday saturday sunday"
+CITIES = "berlin osaka lyon madrid oslo porto vienna dublin kyoto prague"
+SLOTS: Mapping[str, tuple[str, ...]] = {
+    "name": tuple(NAMES.split()),
+    "month": tuple(MONTHS.split()),
+    "day": tuple(DAYS.split()),
+    "product": ("music box", "video box", "cloud drive", "news reader", "photo book", "radio"),
+    "city": tuple(CITIES.split()),
+}
+
+
+def generate(count: int, *, seed: int, drift: float = 0.0) -> list[Ticket]:
+    """`count` mails, a function of `seed` alone; `drift` moves the mix of levels.
+
+    `drift` 0 is `USUAL_MIX`, 1 is `DRIFTED_MIX`, and between them shares are interpolated.
+    """
+    if not 0.0 <= drift <= 1.0:
+        raise ValueError(f"drift is {drift}; it is a share and must lie in [0, 1]")
+    mix = {level: (1 - drift) * USUAL_MIX[level] + drift * DRIFTED_MIX[level] for level in LEVELS}
+    return draw(count, mix, Random(seed))
+
+
+def draw(count: int, mix: Mapping[str, float], random: Random) -> list[Ticket]:
+    """`count` mails whose levels are drawn with the shares in `mix`."""
+    levels = random.choices(list(mix), weights=list(mix.values()), k=count)
+    return [_ticket(level, random) for level in levels]
+
+
+def _ticket(level: str, random: Random) -> Ticket:
+    body, label = _BODIES[level](random)
+    text = body
+    wanted_fillers = random.choice((0, 1, 1, 2))
+    while _words(text) < SHORTEST_WORDS or (wanted_fillers > 0 and _words(text) < LONG_WORDS):
+        filler = _filled(FILLERS, random)
+        text = f"{filler}. {text}" if random.random() < 0.5 else f"{text}. {filler}"
+        wanted_fillers -= 1
+    if random.random() < 0.6:
+        text = f"{_filled(GREETINGS, random)}, {text}"
+    if random.random() < 0.6:
+        text = f"{text}. {_filled(CLOSINGS, random)}"
+    return Ticket(text=text, label=label, level=level)
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _filled(phrases: tuple[str, ...], random: Random, **given: str) -> str:
+    """One of `phrases`, its open slots filled by chance except those in `given`."""
+    slots = {slot: random.choice(words) for slot, words in SLOTS.items()}
+    slots["ticket"] = f"#{random.randrange(1000, 10000)}"
+    return random.choice(phrases).format_map(slots | given)
+
+
+def _keyword(random: Random) -> tuple[str, str]:
+    label = random.choice(LABELS)
+    return _filled(ASKS, random, wish=random.choice(WISHES[label])), label
+
+
+def _negation(random: Random) -> tuple[str, str]:
+    label, other = random.sample(LABELS, 2)
+    wish, rejected = random.choice(WISHES[label]), random.choice(WISHES[other])
+    return _filled(CHOICES, random, wish=wish, other=rejected), label
+
+
+def _combination(random: Random) -> tuple[str, str]:
+    (plan, charge), label = random.choice(list(HANDLING.items()))
+    facts = [_filled(PLAN_FACTS[plan], random), _filled(CHARGE_FACTS[charge], random)]
+    random.shuffle(facts)
+    return random.choice((" and ", ", ", ". ", " but ")).join(facts), label
+
+
+def _quantity(random: Random) -> tuple[str, str]:
+    # Tens digits differ, so the comparison needs one digit of each amount.
+    tens = random.sample(range(1, 10), 2)
+    real, expected = (ten * 10 + random.randrange(10) for ten in tens)
+    if random.random() < 0.5:
+        phrases, (more, less) = (CHARGED, AGREED), ("refund", "payment")
+    else:
+        phrases, (more, less) = (USED, COVERED), ("upgrade", "downgrade")
+    facts = [
+        _filled(phrases[0], random, n=str(real)),
+        _filled(phrases[1], random, n=str(expected)),
+    ]
+    random.shuffle(facts)
+    return random.choice((" and ", ", ", ". ", " but ")).join(facts), (
+        more if real > expected else less
+    )
+
+
+def _matter(random: Random, named: str) -> tuple[str, str]:
+    """A matter of a usual level whose intent is not the one `named` before."""
+    while True:
+        body, label = random.choice((_keyword, _combination, _quantity))(random)
+        if label != named:
+            return body, label
+
+
+def _reversal(random: Random) -> tuple[str, str]:
+    named = random.choice(LABELS)
+    first = _filled(ASKS, random, wish=random.choice(WISHES[named]))
+    body, label = _matter(random, named)
+    return f"{first}. {_filled(RETRACTIONS, random)}. {body}", label
+
+
+def _thread(random: Random) -> tuple[str, str]:
+    named = random.choice(LABELS)
+    earlier = [
+        _filled((phrase,), random, wish=random.choice(WISHES[named]))
+        for phrase in random.sample(EARLIER, random.choice((1, 2)))
+    ]
+    body, label = _matter(random, named)
+    return f"{'. '.join(earlier)}. {_filled(SETTLED, random)}. {body}", label
+
+
+_BODIES: Mapping[str, Callable[[Random], tuple[str, str]]] = {
+    "keyword": _keyword,
+    "negation": _negation,
+    "combination": _combination,
+    "quantity": _quantity,
+    "reversal": _reversal,
+    "thread": _thread,
+}
