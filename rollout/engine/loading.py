@@ -1,0 +1,174 @@
+"""Load a causal language model from a directory, and refuse what the engine cannot run exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from rollout.values import RolloutError
+
+LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Model types with the parts `model.layers`, `model.norm` and an unscaled `lm_head`."""
+
+MAX_DIFFERENCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference of a logit, relative to the largest logit, between our loop and `model()`."""
+
+
+class ModelRefused(RolloutError):
+    """A checkpoint that cannot be loaded, or whose layers the engine cannot run exactly."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, its tokenizer (padding on the left) and its revision."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    revision: str
+
+    @property
+    def base(self) -> nn.Module:
+        return self.model.base_model
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        layers = self.base.layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    @property
+    def norm(self) -> nn.Module:
+        norm = self.base.norm
+        assert isinstance(norm, nn.Module)
+        return norm
+
+    @property
+    def unembedding(self) -> nn.Linear:
+        head = self.model.lm_head
+        assert isinstance(head, nn.Linear)
+        return head
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    @property
+    def width(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @property
+    def context_tokens(self) -> int:
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def load_model(directory: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load a Llama-family checkpoint: safetensors only, no remote code, nothing downloaded.
+
+    Args:
+        directory: Folder with config.json, *.safetensors and the tokenizer.
+        device: `auto` (CUDA where there is one), or a torch device.
+        dtype: `auto` (float32 on CPU, bfloat16 on CUDA), or a torch dtype's name.
+
+    Raises:
+        ModelRefused: no such folder, another architecture, no safetensors, a broken file.
+    """
+    config = _read_config(directory)
+    model_type = config.get("model_type")
+    if model_type not in LLAMA_FAMILY:
+        raise ModelRefused(
+            f"{directory}: model type {model_type!r} is not one the engine runs layer by layer; "
+            f"it takes {', '.join(sorted(LLAMA_FAMILY))}"
+        )
+    if not list(directory.glob("*.safetensors")):
+        raise ModelRefused(
+            f"{directory}: no *.safetensors file; other weight formats can run code when they are "
+            "opened and are refused: convert the checkpoint with save_pretrained()"
+        )
+    chosen_device = _device(device)
+    chosen_dtype = _dtype(dtype, chosen_device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=chosen_dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise ModelRefused(f"{directory}: cannot be loaded: {error}") from error
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelRefused(f"{directory}: the tokenizer has neither a pad nor an eos token")
+        tokenizer.pad_token = tokenizer.eos_token
+    model.train(False).requires_grad_(False).to(chosen_device)
+    return LoadedModel(model, tokenizer, revision_of(directory))
+
+
+def revision_of(directory: Path) -> str:
+    """SHA-256 (hex) over the configuration, weights and tokenizer files of a checkpoint."""
+    digest = hashlib.sha256()
+    files = [
+        directory / "config.json",
+        directory / "tokenizer.json",
+        *sorted(directory.glob("*.safetensors")),
+    ]
+    for path in files:
+        if path.exists():
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _read_config(directory: Path) -> dict[str, object]:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ModelRefused(
+            f"{directory}: no config.json there; model.id must name a folder written by "
+            "save_pretrained()"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ModelRefused(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelRefused(f"{path}: expected a JSON object")
+    return config
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ModelRefused(f"model.device {name!r} cannot be used: {first_line}") from error
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype = getattr(torch, name, None)
+    if dtype not in MAX_DIFFERENCE:
+        known = ", ".join(str(d).removeprefix("torch.") for d in MAX_DIFFERENCE)
+        raise ModelRefused(f"model.dtype {name!r} is not one of auto, {known}")
+    assert isinstance(dtype, torch.dtype)
+    return dtype

@@ -1,0 +1,147 @@
+"""A choice task: a prompt template and labels, scored by the labels' log-probability."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jinja2
+import torch
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from torch import Tensor
+
+from rollout.engine.loading import LoadedModel
+from rollout.values import RolloutError
+
+
+class TaskError(RolloutError):
+    """A template or label set that cannot be used with this model."""
+
+
+class BadRequest(RolloutError):
+    """A request that cannot be answered: empty or over-long text."""
+
+
+@dataclass(frozen=True)
+class ChoiceTask:
+    """Labels and template, compiled for one model.
+
+    A label of one token is scored at the prompt's last token. A longer one needs the model's
+    opinion after each of its own tokens: the request then takes one row per distinct beginning of
+    a label (`branches`), and full-vocabulary log-probabilities are summed.
+
+    Attributes:
+        label_tokens: Token ids of each label as a continuation of the prompt.
+        branches: Distinct proper prefixes of the labels' tokens; the first one is empty.
+        fingerprint: SHA-256 over labels, tokens and template; heads are bound to it.
+    """
+
+    loaded: LoadedModel
+    labels: tuple[str, ...]
+    template: jinja2.Template
+    label_tokens: tuple[tuple[int, ...], ...]
+    branches: tuple[tuple[int, ...], ...]
+    fingerprint: str
+
+    @property
+    def rows_per_request(self) -> int:
+        return len(self.branches)
+
+    def encode(self, text: str) -> list[list[int]]:
+        """Token ids of the prompt, once per branch.
+
+        Raises:
+            BadRequest: the text is empty, or the prompt is longer than the model's context.
+        """
+        if not text.strip():
+            raise BadRequest("the text is empty: send at least one word")
+        tokenizer = self.loaded.tokenizer
+        prompt = tokenizer(self.template.render(text=text), verbose=False)["input_ids"]
+        longest_branch = max(len(branch) for branch in self.branches)
+        room = self.loaded.context_tokens - longest_branch
+        if len(prompt) > room:
+            raise BadRequest(
+                f"the prompt has {len(prompt)} tokens but the model's context takes {room}: "
+                "shorten the text"
+            )
+        return [[*prompt, *branch] for branch in self.branches]
+
+    def scores(self, normed: Tensor) -> Tensor:
+        """Label scores from normed hidden states at the rows' last tokens.
+
+        Args:
+            normed: [requests * branches, width], request by request.
+
+        Returns:
+            [requests, labels], float32: logits where every label is one token (their softmax is
+            the labels' relative probability), summed log-probabilities otherwise.
+        """
+        unembedding = self.loaded.unembedding
+        if self.rows_per_request == 1:
+            rows = torch.tensor([tokens[0] for tokens in self.label_tokens], device=normed.device)
+            bias = None if unembedding.bias is None else unembedding.bias[rows]
+            return torch.nn.functional.linear(normed, unembedding.weight[rows], bias).float()
+        log_probabilities = unembedding(normed).float().log_softmax(-1)
+        per_request = log_probabilities.unflatten(0, (-1, self.rows_per_request))
+        columns = []
+        for tokens in self.label_tokens:
+            branch = [self.branches.index(tokens[:place]) for place in range(len(tokens))]
+            columns.append(per_request[:, branch, list(tokens)].sum(-1))
+        return torch.stack(columns, dim=-1)
+
+
+def compile_task(loaded: LoadedModel, labels: Sequence[str], template: str) -> ChoiceTask:
+    """Tokenise the labels as the template's continuation and check that they can be told apart.
+
+    Raises:
+        TaskError: the template does not use `text`, or labels tokenise alike.
+    """
+    compiled = _compile_template(template)
+    label_tokens = tuple(_continuation(loaded, compiled, label) for label in labels)
+    for place, tokens in enumerate(label_tokens):
+        for other, other_tokens in enumerate(label_tokens):
+            if other != place and other_tokens[: len(tokens)] == tokens:
+                raise TaskError(
+                    f"label {labels[place]!r} has tokens {list(tokens)}, with which label "
+                    f"{labels[other]!r} ({list(other_tokens)}) begins: the model cannot tell them "
+                    "apart; rename one"
+                )
+    branches = tuple(
+        dict.fromkeys(tokens[:place] for tokens in label_tokens for place in range(len(tokens)))
+    )
+    content = repr((tuple(labels), label_tokens, template)).encode()
+    return ChoiceTask(
+        loaded,
+        tuple(labels),
+        compiled,
+        label_tokens,
+        tuple(sorted(branches, key=len)),
+        hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _compile_template(template: str) -> jinja2.Template:
+    # Templates come from a person's repository, texts from customers: neither may run code.
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
+    )
+    try:
+        compiled = environment.from_string(template)
+        if "\x00" not in compiled.render(text="\x00"):
+            raise TaskError("the prompt template never uses {{ text }}")
+    except jinja2.TemplateError as error:
+        raise TaskError(f"the prompt template is broken: {error}") from error
+    return compiled
+
+
+def _continuation(loaded: LoadedModel, template: jinja2.Template, label: str) -> tuple[int, ...]:
+    prompt_text = template.render(text="a").rstrip(" ")
+    prompt = loaded.tokenizer(prompt_text)["input_ids"]
+    whole = loaded.tokenizer(f"{prompt_text} {label}")["input_ids"]
+    if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+        raise TaskError(
+            f"label {label!r} merges with the end of the prompt template when tokenised: "
+            "end the template with a word or a colon"
+        )
+    return tuple(whole[len(prompt) :])
