@@ -273,6 +273,7 @@ class DomainSpec(_Section):
             else:
                 continue
             problems.append((("stages", index), wrong))
+        _raise(problems)
         known = ", ".join(f"{share:g}" for share in self.stages)
         for index, share in enumerate(self.approval.before):
             if share not in self.stages[1:]:

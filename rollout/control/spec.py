@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +22,13 @@ __all__ = ["DomainSpec", "Spec", "SpecError", "diff_specs", "load_spec", "spec_h
 
 Location = tuple[str | int, ...]
 
+_EXPECTED = {
+    "tuple_type": "must be a list in brackets",
+    "dict_type": "must be a section with keys",
+    "model_type": "must be a section with keys",
+}
+"""What pydantic calls by the names of Python's types."""
+
 
 class SpecError(RolloutError):
     """rollout.yaml or a file it names is wrong: one line per error, with file, line and key."""
@@ -37,12 +44,15 @@ def load_spec(path: Path) -> Spec:
     try:
         return Spec.model_validate(document)
     except ValidationError as error:
-        # A union reports once per alternative; the first says enough.
-        lines: dict[Location, str] = {}
+        found: dict[tuple[Location, int], list[str]] = {}
         for at, wrong in _problems(error):
-            place, line = _place(document, at)
-            lines.setdefault(place, f"{path}:{line}: {_dotted(at, place)}: {wrong}")
-        raise SpecError("\n".join(lines.values())) from None
+            found.setdefault(_place(document, at), []).append(wrong)
+        # A union reports once per alternative: one line, any of them mends it.
+        lines = [
+            f"{path}:{line}: {_dotted(at)}: {', or '.join(dict.fromkeys(wrongs))}"
+            for (at, line), wrongs in found.items()
+        ]
+        raise SpecError("\n".join(lines)) from None
 
 
 def spec_hash(spec: DomainSpec) -> str:
@@ -118,6 +128,8 @@ def _problems(error: ValidationError) -> Iterator[tuple[Location, str]]:
             yield at, "is missing; add it"
         elif item["type"] == "value_error":
             yield at, str(context["error"])
+        elif item["type"] in _EXPECTED:
+            yield at, f"{_EXPECTED[item['type']]} (is {item['input']!r})"
         else:
             wrong = item["msg"][0].lower() + item["msg"][1:]
             yield at, f"{wrong} (is {item['input']!r})"
@@ -151,32 +163,29 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _place(document: CommentedMap, at: Location) -> tuple[Location, int]:
-    """How far `at` exists in the document, and the line (from 1) where that stands."""
+    """The key that an error is at, and the line (from 1) where it stands or ought to."""
     node: Any = document
     line = 1
     for index, part in enumerate(at):
-        if isinstance(node, CommentedMap) and part in node:
-            line = node.lc.key(part)[0] + 1
-        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
-            line = node.lc.item(part)[0] + 1
-        else:
-            return at[:index] if _is_union_tag(node) else at[: index + 1], line
+        if not isinstance(node, CommentedMap | CommentedSeq):
+            # What follows names an alternative of the schema, no key.
+            return at[:index], line
+        # Keys merged in from an anchor have no line of their own: keep the section's.
+        position = (node.lc.data or {}).get(part)
+        if position is not None:
+            line = position[0] + 1
+        if isinstance(node, CommentedMap) and part not in node:
+            return at[: index + 1], line
         node = node[part]
     return at, line
 
 
-def _is_union_tag(node: Any) -> bool:
-    """Whether what follows in a location names an alternative of the schema, not a key."""
-    return not isinstance(node, CommentedMap)
-
-
-def _dotted(at: Location, place: Location) -> str:
-    """`domains.billing.stages[2]`."""
-    parts: Sequence[str | int] = place or at
-    dotted = ""
-    for part in parts:
-        dotted += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return dotted.lstrip(".")
+def _dotted(at: Location) -> str:
+    """
+    >>> _dotted(("domains", "billing", "stages", 2))
+    'domains.billing.stages[2]'
+    """
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at)[1:]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
