@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.engine.choice import RowPlan, answer_batch
@@ -147,16 +146,6 @@ def ask_every_exit(heads: ExitHeads, depth: int) -> ExitPolicy:
     return ExitPolicy(
         "", 0, layers, (1.0,) * len(layers), "", heads.criterion, heads.model_revision, depth
     )
-
-
-def trace_arrays(
-    traces: Sequence[DepthTrace], never_early: frozenset[int]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """(confidence, agrees, allowed), each [traces, exits], as the threshold search takes them."""
-    confidence = np.array([[point.confidence for point in t.exits] for t in traces])
-    answers = np.array([[point.answer for point in t.exits] for t in traces])
-    full = np.array([t.full_answer for t in traces])
-    return confidence, answers == full[:, None], ~np.isin(answers, list(never_early))
 
 
 @torch.inference_mode()

@@ -1,0 +1,95 @@
+"""Commands by which a person overrules the controller. Each leaves a row with who and why."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from rollout.cli.shell import Why, actor, checked_store, now, out
+from rollout.control.commands import Verb, command
+from rollout.store.catalog import set_kill_switch
+from rollout.store.domains import load_domain
+from rollout.store.ledger import commit_decision, load_state
+from rollout.values import RolloutError
+
+Domain = Annotated[str, typer.Argument(help="A domain of rollout.yaml.")]
+
+
+class OnOff(StrEnum):
+    on = "on"
+    off = "off"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("pause")(pause)
+    app.command("resume")(resume)
+    app.command("promote")(promote)
+    app.command("abort")(abort)
+    app.command("kill-switch")(kill_switch)
+
+
+def pause(domain: Domain, why: Why = "") -> None:
+    """Keep a domain from being promoted. Rollback stays live.
+
+    Example: `rollout pause billing --why "price change on Monday"`
+    """
+    _command(domain, "pause", why)
+
+
+def resume(domain: Domain, why: Why = "") -> None:
+    """Let a paused or aborted domain go on. Example: `rollout resume billing`"""
+    _command(domain, "resume", why)
+
+
+def promote(domain: Domain, why: Why = "") -> None:
+    """Approve the next stage where it waits for that, else enter it now, without waiting.
+
+    Example: `rollout promote billing --why "checked by hand"`
+    """
+    _command(domain, "promote", why)
+
+
+def abort(domain: Domain, why: Why = "") -> None:
+    """Send a domain's whole traffic to full depth until `rollout resume`.
+
+    Example: `rollout abort billing --why "complaints"`
+    """
+    _command(domain, "abort", why)
+
+
+def kill_switch(
+    position: Annotated[OnOff, typer.Argument(help="on: full depth for everybody.")],
+    why: Why = "",
+) -> None:
+    """Full depth for all new requests of all domains, within two seconds.
+
+    Example: `rollout kill-switch on --why incident-4711`
+    """
+    with checked_store().write() as session:
+        moved = set_kill_switch(
+            session, on=position is OnOff.on, actor=actor(), reason=why, now=now()
+        )
+    out.print(f"kill switch is {position.value}{'' if moved else ' (it was before)'}")
+
+
+def _command(domain: str, verb: Verb, why: str) -> None:
+    with checked_store().write() as session:
+        applied = load_domain(session, domain)
+        found = load_state(session, domain)
+        if found is None:
+            raise RolloutError(f"domain {domain!r} has no state: run `rollout apply`")
+        state, lock_version = found
+        decision = command(applied.spec, state, verb, actor(), why, now())
+        commit_decision(
+            session,
+            domain=domain,
+            lock_version=lock_version,
+            decision=decision,
+            state_before=state,
+            actor=actor(),
+            spec_hash=applied.spec_hash,
+            now=now(),
+        )
+    out.print(decision.reason, markup=False, highlight=False)

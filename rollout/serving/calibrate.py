@@ -1,0 +1,145 @@
+"""From unlabelled texts to an exit policy: fit heads, certify a threshold, store both."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from rollout.control.labels import never_early
+from rollout.control.spec import DomainSpec
+from rollout.control.state import tolerated
+from rollout.engine.calibration import Calibration, calibrate
+from rollout.engine.segments import Segments
+from rollout.engine.task import compile_task
+from rollout.stats.thresholds import ThresholdChoice, choose_threshold
+from rollout.stats.traces import trace_arrays
+from rollout.store.catalog import AppliedDomain, save_policy
+from rollout.store.ledger import record_event
+from rollout.store.session import Store
+from rollout.values import ExitPolicy, RolloutError
+
+CERTIFICATE_ALPHA = 0.05
+
+
+class NothingCertified(RolloutError):
+    """No threshold's disagreement could be certified: the domain stays at full depth."""
+
+
+@dataclass(frozen=True)
+class CalibratedPolicy:
+    """A stored policy version and the certificate it stands on."""
+
+    policy: ExitPolicy
+    choice: ThresholdChoice
+    texts: int
+
+
+def read_texts(path: Path) -> list[str]:
+    """Texts from .csv (column `text`), .jsonl (key `text`) or a plain file, one per line.
+
+    Raises:
+        RolloutError: unreadable file, no such column, no texts.
+    """
+    try:
+        if path.suffix == ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                texts = [row["text"] for row in csv.DictReader(file)]
+        elif path.suffix == ".jsonl":
+            lines = path.read_text(encoding="utf-8").splitlines()
+            texts = [json.loads(line)["text"] for line in lines if line.strip()]
+        else:
+            texts = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise RolloutError(f"{path}: there is no such file") from error
+    except (KeyError, TypeError) as error:
+        raise RolloutError(f"{path}: a row has no `text`; name the column or key `text`") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise RolloutError(f"{path}: cannot be read: {error}") from error
+    texts = [text for text in texts if text and text.strip()]
+    if not texts:
+        raise RolloutError(f"{path}: there is no text in it")
+    return texts
+
+
+def calibrate_domain(
+    segments: Segments,
+    store: Store,
+    heads_folder: Path,
+    applied: AppliedDomain,
+    texts: Sequence[str],
+    *,
+    criterion: str,
+    exit_layers: Sequence[int] | None,
+    actor: str,
+    now: datetime,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> CalibratedPolicy:
+    """Store a new policy version for the domain. It does not go live by this.
+
+    Raises:
+        NothingCertified: the traces do not certify any threshold at the domain's target.
+        RolloutError: too few texts, or texts, labels or template that do not fit the model.
+    """
+    task = compile_task(segments.loaded, applied.labels, applied.template)
+    fitted = calibrate(
+        segments, task, texts, exit_layers=exit_layers, criterion=criterion, progress=progress
+    )
+    barred = never_early(applied.spec, applied.labels)
+    choice = _certify(applied.spec, fitted, barred)
+    if choice is None:
+        raise NothingCertified(
+            f"domain {applied.name}: {len(fitted.held_out)} traces certify no threshold at "
+            f"{applied.spec.agreement.target:.1%} agreement; it stays at full depth. "
+            "Give more texts, or lower agreement.target"
+        )
+    layers = tuple(sorted(fitted.heads.heads))
+    policy = ExitPolicy(
+        domain=applied.name,
+        version=0,
+        exit_layers=layers,
+        thresholds=(choice.threshold,) * len(layers),
+        heads=fitted.heads.save(heads_folder),
+        criterion=criterion,
+        model_revision=segments.loaded.revision,
+        depth=segments.loaded.depth,
+        never_early=barred,
+        probe_cost=fitted.costs.probe_cost,
+        layer_ms=fitted.costs.layer_ms,
+    )
+    with store.write() as session:
+        version = save_policy(session, policy, applied.labels, choice.to_json(), actor, now)
+        record_event(
+            session,
+            domain=applied.name,
+            action="calibrate",
+            reason=(
+                f"policy v{version} from {len(texts)} texts: disagreement at most "
+                f"{choice.certified_risk:.2%} certified on {choice.rows} held-out requests, "
+                f"forecast net saving {choice.net_saving:.0%} of the layers"
+            ),
+            actor=actor,
+            now=now,
+            facts=choice.to_json(),
+        )
+    return CalibratedPolicy(replace(policy, version=version), choice, len(texts))
+
+
+def _certify(
+    spec: DomainSpec, fitted: Calibration, barred: frozenset[int]
+) -> ThresholdChoice | None:
+    confidence, agrees, allowed = trace_arrays(fitted.held_out, barred)
+    trace = fitted.held_out[0]
+    return choose_threshold(
+        confidence,
+        agrees,
+        allowed,
+        [point.layer for point in trace.exits],
+        trace.depth,
+        fitted.costs.probe_cost,
+        tolerated(spec.agreement.target),
+        CERTIFICATE_ALPHA,
+    )

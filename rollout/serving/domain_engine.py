@@ -1,0 +1,97 @@
+"""What a worker needs to answer in one domain: the compiled task, and policy and heads if sound."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from rollout.control.spec import DomainSpec
+from rollout.engine.heads import ExitHeads, load_heads
+from rollout.engine.segments import Segments
+from rollout.engine.task import ChoiceTask, compile_task
+from rollout.serving.policy_cache import LiveDomain
+from rollout.values import ExitPolicy, PolicyError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DomainEngine:
+    """One domain, ready to answer.
+
+    Attributes:
+        policy, heads: Both or neither; neither means full depth for everybody.
+        stage_weight: The early arm's share now, 0 where nobody may exit.
+        full_depth_reason: Why nobody may exit, in words; None in normal operation.
+    """
+
+    spec: DomainSpec
+    task: ChoiceTask
+    policy: ExitPolicy | None
+    heads: ExitHeads | None
+    stage_weight: float
+    shadow_rate: float
+    full_depth_reason: str | None
+
+
+class DomainEngines:
+    """Compiles tasks and loads heads, each once."""
+
+    def __init__(self, segments: Segments, heads_folder: Path) -> None:
+        self._segments = segments
+        self._heads_folder = heads_folder
+        self._tasks: dict[tuple[tuple[str, ...], str], ChoiceTask] = {}
+        self._heads: dict[tuple[str, str], ExitHeads] = {}
+        self._refused: set[str] = set()
+
+    def of(self, live: LiveDomain) -> DomainEngine:
+        """The engine for a domain as it stands now. A policy that is not sound is refused.
+
+        Raises:
+            TaskError: labels or template cannot be used with this model.
+        """
+        key = (live.labels, live.template)
+        if key not in self._tasks:
+            self._tasks[key] = compile_task(self._segments.loaded, live.labels, live.template)
+        task = self._tasks[key]
+        policy, heads, reason = live.policy, None, live.reason
+        if policy is not None:
+            try:
+                heads = self._sound_heads(policy, live, task)
+            except PolicyError as error:
+                policy, reason = None, f"policy refused: {error}"
+                if reason not in self._refused:
+                    self._refused.add(reason)
+                    log.error("domain %s: %s; answering at full depth", live.domain, reason)
+        may_exit = policy is not None and not live.killed
+        return DomainEngine(
+            live.spec,
+            task,
+            policy,
+            heads,
+            live.stage_weight if may_exit else 0.0,
+            live.spec.shadow.rate,
+            reason,
+        )
+
+    def _sound_heads(self, policy: ExitPolicy, live: LiveDomain, task: ChoiceTask) -> ExitHeads:
+        loaded = self._segments.loaded
+        if policy.model_revision != loaded.revision:
+            raise PolicyError(
+                f"policy {policy.domain} v{policy.version} was made for model revision "
+                f"{policy.model_revision[:12]}, this worker runs {loaded.revision[:12]}: "
+                "run `rollout calibrate`"
+            )
+        key = (policy.heads, task.fingerprint)
+        if key not in self._heads:
+            self._heads[key] = load_heads(self._heads_folder, policy.heads, task)
+        heads = self._heads[key]
+        missing = set(policy.exit_layers) - set(heads.heads)
+        if missing or policy.depth != loaded.depth:
+            raise PolicyError(
+                f"policy {policy.domain} v{policy.version} exits at layers {policy.exit_layers} of "
+                f"{policy.depth}, but its heads know {sorted(heads.heads)} and the model has "
+                f"{loaded.depth} layers"
+            )
+        return heads

@@ -1,0 +1,92 @@
+"""What one worker process holds: settings, store, and, where it serves, the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from rollout.control.spec import load_spec
+from rollout.engine.loading import load_model
+from rollout.engine.segments import Segments, check_exactness
+from rollout.serving.domain_engine import DomainEngines
+from rollout.serving.outbox import Outbox
+from rollout.serving.path import ServingPath
+from rollout.serving.policy_cache import PolicyCache
+from rollout.settings import Settings
+from rollout.store.session import Store, open_store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServingProcess:
+    """A loaded model and everything that answers with it. `lock`: the engine takes one at a time."""
+
+    path: ServingPath
+    segments: Segments
+    policies: PolicyCache
+    engines: DomainEngines
+    lock: threading.Lock
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@cache
+def store() -> Store:
+    return open_store(Settings().resolved_database_url)
+
+
+@cache
+def serving_process() -> ServingProcess:
+    """Load the model named in rollout.yaml and check its layer loop; once a process.
+
+    Raises:
+        RolloutError: no spec, no model, or a model that is refused.
+    """
+    settings = Settings()
+    spec = load_spec(settings.spec_path)
+    loaded = load_model(
+        model_folder(settings, spec.model.id), device=spec.model.device, dtype=spec.model.dtype
+    )
+    segments = Segments(loaded)
+    difference = check_exactness(segments)
+    log.info(
+        "model %s (%s) loaded on %s: %d layers, loop differs from its own forward by %.1e",
+        spec.model.id,
+        loaded.revision[:12],
+        loaded.device,
+        loaded.depth,
+        difference,
+    )
+    policies = PolicyCache(store())
+    engines = DomainEngines(segments, settings.heads)
+    path = ServingPath(
+        segments,
+        store(),
+        policies,
+        engines,
+        Outbox(store(), settings.spool),
+        clock=utc_now,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    return ServingProcess(path, segments, policies, engines, threading.Lock())
+
+
+def model_folder(settings: Settings, model_id: str) -> Path:
+    """`model.id` as a path, relative to the folder of rollout.yaml."""
+    return settings.home / model_id
+
+
+def limit_torch_threads() -> None:
+    """One torch thread: worker processes that share cores fight over more."""
+    torch.set_num_threads(1)
