@@ -27,6 +27,8 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("spec", Json, nullable=False),
         sa.Column("spec_hash", sa.String(length=64), nullable=False),
+        sa.Column("labels", Json, nullable=False),
+        sa.Column("template", sa.Text(), nullable=False),
         sa.Column("applied_at", Instant, nullable=False),
         sa.Column("applied_by", sa.String(length=200), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_domains")),

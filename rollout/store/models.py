@@ -65,13 +65,15 @@ class Base(DeclarativeBase):
 
 
 class Domain(Base):
-    """A business domain as last applied from rollout.yaml."""
+    """A business domain as last applied: from rollout.yaml and the two files it names."""
 
     __tablename__ = "domains"
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     spec: Mapped[dict[str, Any]]
     spec_hash: Mapped[str] = mapped_column(String(64))
+    labels: Mapped[list[Any]]
+    template: Mapped[str] = mapped_column(Text)
     applied_at: Mapped[datetime]
     applied_by: Mapped[str] = mapped_column(String(200))
 
