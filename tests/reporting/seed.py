@@ -12,7 +12,7 @@ from rollout.control.schema import Spec
 from rollout.control.spec import spec_hash
 from rollout.control.state import Comparison, DomainState, Monitor
 from rollout.store import catalog, ledger
-from rollout.store.models import DecisionRow, Incident, RolloutState
+from rollout.store.models import DecisionRow, Domain, Incident, RolloutState
 from rollout.store.outcomes import insert_outcomes
 from rollout.store.records import OutcomeRecord, TraceRecord
 from rollout.store.session import Store
@@ -104,13 +104,22 @@ def prepare(store: Store, spec: Spec, now: datetime, stage: int = 0) -> None:
     """Apply every domain of the spec, with a policy and a state at `stage`."""
     with store.write() as session:
         for name, domain_spec in spec.domains.items():
-            catalog.apply_domain(
-                session, name, domain_spec.to_json(), spec_hash(domain_spec), "ada", now
+            session.add(
+                Domain(
+                    name=name,
+                    spec=domain_spec.to_json(),
+                    spec_hash=spec_hash(domain_spec),
+                    labels=list(LABELS),
+                    template="{{ text }}",
+                    applied_at=now,
+                    applied_by="ada",
+                )
             )
+            session.flush()
             policy = ExitPolicy(name, 1, EXITS, (0.95, 0.93, 0.9), "f" * 64, "margin", "r1", DEPTH)
             catalog.save_policy(session, policy, LABELS, {}, "ada", now)
             state = replace(DomainState.start(domain_spec, now, 1), stage=stage)
-            ledger.create_state(session, name, state, now)
+            ledger.replace_state(session, name, state, now)
 
 
 def add(store: Store, rows: Sequence[OutcomeRecord]) -> None:
@@ -188,10 +197,10 @@ def seed_week(store: Store, spec: Spec, monday: datetime = MONDAY, per_hour: int
             "comparisons since this stage began",
         )
     summary = "agreement fell: 19 mismatches in the last 143 comparisons, where 2% are tolerated"
-    decide(store, rollback, "rollback", len(stages) - 1, 0, summary)
+    decide(store, rollback, "roll_back", len(stages) - 1, 0, summary)
     with store.write() as session:
         session.add(
-            Incident(domain="billing", opened_at=rollback, kind="rollback", summary=summary)
+            Incident(domain="billing", opened_at=rollback, kind="roll_back", summary=summary)
         )
         monitor = Monitor.start(domain_spec).update(
             [Comparison(rollback, n % 60 != 0, True, "refund") for n in range(123)], 123
