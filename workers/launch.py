@@ -8,9 +8,7 @@ from rollout.settings import Settings
 from workers.embedded_broker import embedded_broker
 
 
-def run_worker(
-    settings: Settings, queues: str, pool: str, concurrency: int, *, beat: bool
-) -> int:
+def run_worker(settings: Settings, queues: str, pool: str, concurrency: int, *, beat: bool) -> int:
     """Run a Celery worker until it is stopped; return its exit code."""
     from workers.app import app
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServingProcess:
-    """A loaded model and everything that answers with it. `lock`: the engine takes one at a time."""
+    """A loaded model and what answers with it. `lock`: the engine takes one batch at a time."""
 
     path: ServingPath
     segments: Segments

@@ -102,7 +102,7 @@ def report(
 
     Example: `rollout report --week 2026-W47 --domain billing`
     """
-    from rollout.reporting.figures import IsoWeek
+    from rollout.reporting.week import IsoWeek
     from rollout.reporting.weekly import write_report
 
     folder = to or settings().var / "reports"

@@ -182,7 +182,9 @@ def calibrate(
             changed = policy_changed(applied.spec, found[0], done.policy.version, now())
             replace_state(session, domain, changed, now())
     if json:
-        print_json({"version": done.policy.version, "activated": activate, "certificate": done.choice})
+        print_json(
+            {"version": done.policy.version, "activated": activate, "certificate": done.choice}
+        )
         return
     table = Table("threshold", "certified", "agreement", "exit early", "net saving")
     for tried in done.choice.tried:

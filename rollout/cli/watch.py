@@ -56,7 +56,9 @@ def _statuses(store: Store) -> list[DomainStatus]:
 def _status_table(rows: list[DomainStatus]) -> Table | Group | str:
     if not rows:
         return "no domain is applied yet: edit rollout.yaml, then `rollout apply`"
-    table = Table("domain", "share", "mode", "policy", "agreement", "comparisons", "why not further")
+    table = Table(
+        "domain", "share", "mode", "policy", "agreement", "comparisons", "why not further"
+    )
     for row in rows:
         facts = row.facts
         interval = facts["interval"]
@@ -145,7 +147,9 @@ def explain_command(
 def _sentences(found: Explanation) -> list[str]:
     row = found.outcome
     layer, depth = row["exit_layer"], row["depth"]
-    where = f"at layer {layer} of {depth}" if layer is not None else f"at full depth ({depth} layers)"
+    where = (
+        f"at layer {layer} of {depth}" if layer is not None else f"at full depth ({depth} layers)"
+    )
     lines = [f"[bold]{row['answer']}[/] {where}, domain {row['domain']}, {row['created_at']}"]
     policy = "no policy" if row["policy_version"] is None else f"policy v{row['policy_version']}"
     share = f"{row['stage_weight']:.0%} of traffic could exit early"

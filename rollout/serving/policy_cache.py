@@ -23,6 +23,9 @@ from rollout.values import ExitPolicy, PolicyError, RolloutError
 
 log = logging.getLogger(__name__)
 
+POLICY_TTL_S = 2.0
+"""The longest that a kill switch or a rollback takes to reach a worker."""
+
 
 @dataclass(frozen=True)
 class LiveDomain:
@@ -74,7 +77,7 @@ class PolicyCache:
     """
 
     def __init__(
-        self, store: Store, ttl_s: float = 2.0, clock: Callable[[], float] = time.monotonic
+        self, store: Store, ttl_s: float = POLICY_TTL_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._store = store
         self._ttl_s = ttl_s

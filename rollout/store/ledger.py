@@ -18,6 +18,9 @@ from rollout.store.models import DecisionRow, Domain, Incident, RolloutState
 from rollout.values import RolloutError
 
 HOLD = "hold"
+EVENT = "event"
+"""The rule of ledger rows that record what happened and decide nothing."""
+
 CLOSES_INCIDENTS = frozenset({"promote", "resume"})
 """Actions that say a domain is well again: by evidence, or by a person."""
 
@@ -126,7 +129,6 @@ def record_event(
     actor: str,
     now: datetime,
     facts: Mapping[str, Any] | None = None,
-    rule: str = "operator",
 ) -> int:
     """Write a ledger row that changes no state (apply, plan, calibrate, kill switch).
 
@@ -146,7 +148,7 @@ def record_event(
         last_at=now,
         repeats=1,
         action=action,
-        rule=rule,
+        rule=EVENT,
         reason=reason,
         actor=actor,
         evidence=dict(facts or {}),

@@ -1,0 +1,131 @@
+"""What cannot be served is refused with what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from rollout.engine.calibration import TooFewExamples, calibrate
+from rollout.engine.loading import LoadedModel, ModelRefused, load_model
+from rollout.engine.segments import Segments, check_exactness
+from rollout.engine.task import BadRequest, ChoiceTask, TaskError, compile_task
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ModelRefused, match="'gpt2' is not one the engine runs.*llama"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelRefused, match="no config.json there"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_pickled_weights_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(model_folder, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelRefused, match="safetensors"):
+        load_model(folder)
+
+
+def test_a_broken_weights_file_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(model_folder, folder)
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelRefused, match="cannot be loaded"):
+        load_model(folder)
+
+
+def test_a_broken_configuration_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(model_folder, folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelRefused, match="not readable as JSON"):
+        load_model(folder)
+
+
+def test_an_unknown_device_or_dtype_is_refused(model_folder: Path) -> None:
+    with pytest.raises(ModelRefused, match="model.device 'gpu7' cannot be used"):
+        load_model(model_folder, device="gpu7")
+    with pytest.raises(ModelRefused, match="model.dtype 'int3' is not one of auto, float32"):
+        load_model(model_folder, dtype="int3")
+
+
+def test_the_revision_follows_the_weights(save_model: Callable[[int], Path]) -> None:
+    first, again, other = (load_model(save_model(seed)).revision for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_a_model_whose_loop_differs_from_its_own_forward_is_refused(model_folder: Path) -> None:
+    loaded = load_model(model_folder)
+
+    class ScaledLogits(type(loaded.model)):  # type: ignore[misc]
+        """A family whose forward does something with the logits that the loop does not know."""
+
+        def forward(self, *args: object, **kwargs: object) -> object:
+            output = super().forward(*args, **kwargs)
+            output.logits = 30.0 * torch.tanh(output.logits / 30.0)
+            return output
+
+    loaded.model.__class__ = ScaledLogits
+    with pytest.raises(ModelRefused, match="differs from the model's own forward by"):
+        check_exactness(Segments(loaded))
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t"])
+def test_an_empty_text_is_refused(task: ChoiceTask, text: str) -> None:
+    with pytest.raises(BadRequest, match="the text is empty"):
+        task.encode(text)
+
+
+def test_a_text_longer_than_the_context_is_refused_with_both_lengths(task: ChoiceTask) -> None:
+    with pytest.raises(BadRequest, match=r"has \d+ tokens but the model's context takes 64"):
+        task.encode("refund " * 80)
+
+
+def test_any_text_becomes_tokens(task: ChoiceTask) -> None:
+    for text in (
+        "\x00",
+        "日本語",
+        "{{ text }}",
+        "{% raw %}",
+        "🙂",
+        "\ud800".encode("utf-8", "replace").decode(),
+    ):
+        assert task.encode(text)[0]
+
+
+def test_a_template_without_text_is_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(TaskError, match="never uses {{ text }}"):
+        compile_task(loaded, ("refund", "cancel"), "intent :")
+
+
+@pytest.mark.parametrize("template", ["{{ text", "{{ txt }}", "{{ text.__class__.__mro__ }}"])
+def test_a_broken_template_is_refused(loaded: LoadedModel, template: str) -> None:
+    with pytest.raises(TaskError, match="template"):
+        compile_task(loaded, ("refund", "cancel"), template)
+
+
+def test_labels_that_begin_alike_in_tokens_are_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(TaskError, match="the model cannot tell them apart"):
+        compile_task(loaded, ("refund", "refund my invoice"), "mail : {{ text }}\nintent :")
+
+
+def test_too_few_texts_are_refused(segments: Segments, task: ChoiceTask) -> None:
+    with pytest.raises(TooFewExamples, match="5 texts are too few"):
+        calibrate(segments, task, ["refund"] * 5)
+
+
+def test_an_empty_batch_is_refused(segments: Segments) -> None:
+    with pytest.raises(ValueError, match="at least one prompt"):
+        segments.start([])
