@@ -1,0 +1,118 @@
+"""The rules that a promotion must pass, and the promotion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rollout.control.decision import Decision
+from rollout.control.facts import count_of, moment, percent, span
+from rollout.control.tick import Tick
+
+
+def waiting(tick: Tick) -> Decision | None:
+    """Somebody or something says not now."""
+    state, spec = tick.state, tick.spec
+    if state.mode == "paused":
+        return tick.hold(
+            "paused",
+            f"A person paused this rollout at {tick.share}; rollback stays live, "
+            "`rollout resume` goes on.",
+        )
+    if tick.evidence.killed:
+        return tick.hold(
+            "killed",
+            "The kill switch is on: everybody gets full depth; `rollout kill-switch off` goes on.",
+        )
+    if state.cooldown_until is not None and tick.now < state.cooldown_until:
+        return tick.hold(
+            "cooldown",
+            f"Cooling down after a rollback for another {span(state.cooldown_until - tick.now)}, "
+            f"until {moment(state.cooldown_until)}.",
+        )
+    if state.stage + 1 == len(spec.stages):
+        return tick.hold("top_stage", f"At the last stage, {tick.share} of traffic; {tick.seen}.")
+    dwelt = tick.now - state.stage_since
+    if dwelt < spec.dwell:
+        return tick.hold(
+            "dwell",
+            f"At {tick.share} for {span(dwelt)} of at least {span(spec.dwell)}; {tick.seen}.",
+        )
+    return None
+
+
+def thin(tick: Tick) -> Decision | None:
+    """The comparisons do not carry a promotion yet."""
+    spec, test = tick.spec, tick.state.monitor.promotion
+    missing = spec.min_evidence - test.count
+    if missing > 0:
+        return tick.hold(
+            "min_evidence",
+            f"Needs {count_of(missing, 'more comparison')}: {tick.seen}, at least "
+            f"{spec.min_evidence:,} at each stage.",
+        )
+    agreement, alpha = tick.facts["agreement"], spec.promotion_alpha
+    if test.e_value < 1.0 / alpha:
+        more = tick.facts["comparisons_needed"]
+        need = (
+            f"Agreement is not above the floor so far: {tick.seen}"
+            if more is None
+            else f"Needs about {count_of(more, 'more comparison')}: {tick.seen}"
+        )
+        return tick.hold(
+            "thin_evidence",
+            f"{need}; certified above {spec.agreement.floor:g} needs e >= {1 / alpha:.4g}, "
+            f"now {test.e_value:.3g}.",
+        )
+    if agreement < spec.agreement.target:
+        return tick.hold(
+            "below_target",
+            f"Certified above the floor {spec.agreement.floor:g}, but not on target: {tick.seen}; "
+            f"goes on once it is at least {spec.agreement.target:g}, or `rollout calibrate` with "
+            "stricter thresholds.",
+        )
+    return None
+
+
+def gate(tick: Tick) -> Decision | None:
+    """The evidence carries a promotion; the calendar or a person must let it through."""
+    spec, after = tick.spec, tick.state.stage + 1
+    for window in spec.freeze_windows:
+        if window.holds(tick.now):
+            return tick.hold(
+                "freeze",
+                f"Ready for {percent(spec.stages[after])}, but in the freeze window {window.text}; "
+                f"goes on when it ends. {_certified(tick)}",
+            )
+    if spec.stages[after] in spec.approval.before and tick.state.approved_stage != after:
+        return tick.hold(
+            "approval",
+            f"Ready for {percent(spec.stages[after])}; a person must approve it with "
+            f"`rollout promote`. {_certified(tick)}",
+        )
+    return None
+
+
+def promote(tick: Tick) -> Decision:
+    after = tick.state.stage + 1
+    return tick.act(
+        "promote",
+        "certified",
+        f"Promoted from {tick.share} to {percent(tick.spec.stages[after])} of traffic. "
+        f"{_certified(tick)}",
+        replace(
+            tick.state,
+            stage=after,
+            stage_since=tick.now,
+            approved_stage=None,
+            monitor=tick.state.monitor.at_next_stage(),
+        ),
+    )
+
+
+def _certified(tick: Tick) -> str:
+    test = tick.state.monitor.promotion
+    return (
+        f"Agreement is {tick.facts['agreement']:.3f} over {count_of(test.count, 'comparison')}, "
+        f"certified above {tick.spec.agreement.floor:g}; chance that this promotion is wrong: "
+        f"at most {percent(tick.spec.promotion_alpha)}."
+    )
