@@ -166,7 +166,7 @@ def _last_decision(session: Session, domain: str, at: datetime) -> DecisionRow |
 
 
 def _columns(row: Outcome | DecisionRow) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in row.__table__.columns.keys()}
+    values = {column.key: getattr(row, column.key) for column in row.__table__.columns}
     return {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in values.items()
