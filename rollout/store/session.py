@@ -21,6 +21,8 @@ CONNECT_TIMEOUT_S = 3
 UNACKNOWLEDGED_TIMEOUT_MS = 10_000
 """How long PostgreSQL may leave sent data unacknowledged before the connection counts as dead."""
 
+# Both engines hide parameters: an error in a log must not carry a customer's text.
+
 _WRITE = "rollout_write"
 
 
@@ -140,7 +142,7 @@ def _sqlite_engine(url: URL) -> Engine:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RolloutError(f"cannot make the database's folder {folder}: {error}") from error
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -167,4 +169,4 @@ def _postgresql_engine(url: URL) -> Engine:
         "tcp_user_timeout": UNACKNOWLEDGED_TIMEOUT_MS,
     }
     ours = {name: value for name, value in limits.items() if name not in url.query}
-    return create_engine(url, pool_pre_ping=True, connect_args=ours)
+    return create_engine(url, pool_pre_ping=True, connect_args=ours, hide_parameters=True)

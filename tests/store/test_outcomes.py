@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from rollout.store.models import Outcome, Trace
 from rollout.store.outcomes import (
@@ -138,6 +138,14 @@ def test_more_rows_than_a_statement_takes_are_still_one_call(store: Store) -> No
         assert unmonitored(session, "billing", 1) == []
 
 
+def test_a_value_too_long_for_its_column_is_refused_and_not_cut_short(
+    postgres_store: Store,
+) -> None:
+    with_domain(postgres_store)
+    with pytest.raises(DataError), postgres_store.write() as session:
+        insert_outcomes(session, [an_outcome("r" * 201)])
+
+
 def test_an_unknown_domain_is_refused_and_nothing_is_stored(store: Store) -> None:
     with_domain(store)
     with pytest.raises(IntegrityError), store.write() as session:
@@ -192,6 +200,23 @@ def test_the_newest_traces_of_the_same_heads_come_oldest_first(store: Store) -> 
     with store.read() as session:
         found = recent_traces(session, "billing", HEADS, 3)
     assert [trace.exits[1].confidence for trace in found] == [0.2, 0.3, 0.4]
+
+
+def test_traces_of_unshadowed_early_requests_are_no_fair_draw_and_left_out(store: Store) -> None:
+    with_domain(store)
+    early = {"arm": "early", "agreement": None, "inclusion_probability": 0.1}
+    with store.write() as session:
+        insert_outcomes(
+            session,
+            [
+                an_outcome("fallback", trace=a_trace(0.1), **early),
+                an_outcome("shadow", trace=a_trace(0.2), shadow=True, **early),
+                an_outcome("control", trace=a_trace(0.3), created_at=later(1)),
+            ],
+        )
+    with store.read() as session:
+        found = recent_traces(session, "billing", HEADS, 10)
+    assert [trace.exits[1].confidence for trace in found] == [0.2, 0.3]
 
 
 def test_a_replay_is_written_beside_the_answer(store: Store) -> None:

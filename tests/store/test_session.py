@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
+from rollout.store.outcomes import insert_outcomes
 from rollout.store.session import Store, StoreUnreachable, open_store
 from rollout.values import RolloutError
-from tests.store.examples import with_domain
+from tests.store.examples import an_outcome, with_domain
 
 
 def test_a_sqlite_store_makes_its_folder(tmp_path: Path) -> None:
@@ -110,3 +112,9 @@ def test_a_connection_that_the_server_ended_is_replaced(postgres_store: Store) -
     killer.close()
     with postgres_store.read() as session:
         assert session.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_no_error_carries_what_was_to_be_written(store: Store) -> None:
+    with pytest.raises(IntegrityError) as caught, store.write() as session:
+        insert_outcomes(session, [an_outcome("r1", text="a customer's words")])
+    assert "words" not in str(caught.value)
