@@ -63,6 +63,21 @@ def test_nothing_is_certified_after_the_first_failure() -> None:
     )
 
 
+def test_a_lower_threshold_that_happens_to_be_right_is_not_reached_past_a_failure() -> None:
+    # The deep exit errs at 0.9; the shallow one would pre-empt it at 0.5, always right.
+    confidence = np.tile([0.5, 0.9], (2_000, 1))
+    agrees = np.column_stack([np.ones(2_000), np.arange(2_000) % 10 > 0])
+    choice = _choose(confidence, agrees)
+    assert choice is not None
+    assert choice.threshold == 1.0
+    assert [(row.threshold, row.certified) for row in choice.tried] == [
+        (1.0, True),
+        (0.9, False),
+        (0.5, False),
+    ]
+    assert choice.tried[-1].mismatches == 0
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_each_candidate_is_judged_as_the_replay_of_its_traces(seed: int) -> None:
     rng = np.random.default_rng(seed)
