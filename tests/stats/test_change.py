@@ -82,7 +82,7 @@ def test_false_alarms_come_no_sooner_than_stated_at_the_tolerated_error() -> Non
     rng = np.random.default_rng(11)
     detector = ChangeDetector.start(0.02, 20_000)
     # Cut off at three times the promise, so the mean is an underestimate.
-    times = [_time_to_alarm(rng, detector, 0.02, 60_000) for _ in range(120)]
+    times = [_time_to_alarm(rng, detector, 0.02, 60_000) for _ in range(90)]
     assert np.mean(times) >= 20_000
 
 

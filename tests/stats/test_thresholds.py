@@ -30,7 +30,7 @@ def _choose(confidence: Any, agrees: Any, **changes: Any) -> ThresholdChoice | N
 
 def test_the_true_risk_exceeds_the_limit_in_few_runs() -> None:
     rng = np.random.default_rng(31)
-    runs, failures, chosen = 1_200, 0, 0
+    runs, failures, chosen = 800, 0, 0
     for _ in range(runs):
         confidence = rng.random((1_500, 1))
         agrees = rng.random((1_500, 1)) >= (1 - confidence) / 2
@@ -66,7 +66,7 @@ def test_nothing_is_certified_after_the_first_failure() -> None:
 def test_a_lower_threshold_that_happens_to_be_right_is_not_reached_past_a_failure() -> None:
     # The deep exit errs at 0.9; the shallow one would pre-empt it at 0.5, always right.
     confidence = np.tile([0.5, 0.9], (2_000, 1))
-    agrees = np.column_stack([np.ones(2_000), np.arange(2_000) % 10 > 0])
+    agrees = np.column_stack([np.ones(2_000), np.arange(2_000) % 10 != 3])
     choice = _choose(confidence, agrees)
     assert choice is not None
     assert choice.threshold == 1.0
