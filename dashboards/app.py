@@ -1,4 +1,4 @@
-"""The web console: read-only pages and a JSON API over the store. Nothing is loaded from outside."""
+"""The web console: read-only pages and a JSON API over the store. Nothing comes from outside."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-POLL_S = 1.0
+POLL_S = 2.0
 """How often an open page's stream looks for changes."""
 
 

@@ -6,7 +6,8 @@ import socket
 
 import uvicorn
 
-from dashboards.app import Clock, create_app, utc_now
+from dashboards.app import create_app, utc_now
+from dashboards.pages import Clock
 from rollout.control.schema import Spec
 from rollout.store.session import Store
 from rollout.values import RolloutError

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import SQLColumnExpression, case, func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement, Label
 
@@ -12,7 +13,7 @@ from rollout.control.schema import CostSpec
 from rollout.reporting.savings import Account, Savings, price_per_ms
 from rollout.store.models import Outcome
 
-LAYERS: dict[str, ColumnElement[float]] = {
+LAYERS: dict[str, ColumnElement[Any]] = {
     "full": Outcome.depth * 1.0,
     "gross": case((Outcome.arm == "early", Outcome.depth - Outcome.layers_run), else_=0) * 1.0,
     "probe": Outcome.probes * Outcome.probe_cost,
@@ -22,7 +23,7 @@ LAYERS: dict[str, ColumnElement[float]] = {
 """`rollout.reporting.savings.request_account` as SQL expressions of one row, in layers."""
 
 
-def layer_ms(cost: CostSpec) -> ColumnElement[float] | float:
+def layer_ms(cost: CostSpec) -> SQLColumnExpression[float] | float:
     """Milliseconds per layer: the row's own measurement, or the number the spec fixes."""
     return Outcome.layer_ms if cost.mean_layer_ms == "measured" else float(cost.mean_layer_ms)
 

@@ -75,7 +75,7 @@ def render_html(
     return template.render(
         figures=figures,
         style=Markup(STYLE),
-        charts=period_charts(figures.period, domain_spec.stages),
+        charts=period_charts(figures.period, domain_spec.stages, figures.zone),
         weights=domain_spec.stages,
         latency=latency_words,
         written_at=now,
@@ -86,8 +86,10 @@ def render_html(
     )
 
 
-def period_charts(period: Period, weights: tuple[float, ...]) -> dict[str, Markup]:
-    """The four charts of a period: traffic, agreement, saving, depth."""
+def period_charts(
+    period: Period, weights: tuple[float, ...], zone: str = "UTC"
+) -> dict[str, Markup]:
+    """The four charts of a period: traffic, agreement, saving, depth; times in `zone`."""
     marks = [
         charts.Mark(
             decision.at,
@@ -100,11 +102,13 @@ def period_charts(period: Period, weights: tuple[float, ...]) -> dict[str, Marku
         if decision.changed_stage and decision.stage_after is not None
     ]
     return {
-        "traffic": charts.traffic_chart(period.series, marks, "Share of traffic served early"),
-        "agreement": charts.agreement_chart(
-            period.series, period.target, period.floor, marks, "Policy agreement over time"
+        "traffic": charts.traffic_chart(
+            period.series, marks, "Share of traffic served early", zone
         ),
-        "saving": charts.saving_chart(period.series, "Net saving over time"),
+        "agreement": charts.agreement_chart(
+            period.series, period.target, period.floor, marks, "Policy agreement over time", zone
+        ),
+        "saving": charts.saving_chart(period.series, "Net saving over time", zone),
         "depth": charts.depth_chart(
             period.exit_depths, period.depth or 0, "Where requests were answered"
         ),
