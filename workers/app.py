@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from celery import Celery, signals
-from kombu import Queue
+from kombu import Queue  # type: ignore[attr-defined]
 
 from rollout.settings import Settings
 from workers import process
@@ -46,7 +46,10 @@ def make_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_time_limit=TASK_TIME_LIMIT_S,
         task_soft_time_limit=TASK_TIME_LIMIT_S - 10,
-        task_queues=[Queue(SERVE), Queue(SHADOW), Queue(CONTROL)],
+        task_queues=[
+            Queue(name)  # type: ignore[no-untyped-call]
+            for name in (SERVE, SHADOW, CONTROL)
+        ],
         task_default_queue=SERVE,
         task_create_missing_queues=False,
         task_routes={

@@ -79,7 +79,8 @@ def answers(socket: Path) -> bool:
         return False
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Run in a child between fork and exec: end it (SIGTERM) when its parent ends. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -91,7 +92,7 @@ def watch(socket: Path) -> int:
         + ["--unixsocketperm", "700", "--save", "", "--appendonly", "no"]
         + ["--maxmemory-policy", "noeviction", "--dir", str(socket.parent)],
         stdin=subprocess.DEVNULL,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     sys.stdin.buffer.read()

@@ -41,7 +41,7 @@ from rollout.store.models import Outcome
 from rollout.store.schema import upgrade
 from rollout.store.session import Store, open_store
 from rollout.values import RolloutError
-from workers.embedded_broker import embedded_broker
+from workers.embedded_broker import die_with_parent, embedded_broker
 
 ACTOR = "pilot"
 CALIBRATION_TEXTS = 3000
@@ -245,7 +245,9 @@ def _workers(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
             log = logs.enter_context((folder / "var" / f"worker-{name}.log").open("wb"))
             command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker"]
             command += ["-Q", queues, "-P", "solo", "-n", f"{name}@%h", "-l", "info"]
-            started[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            started[name] = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+            )
         try:
             yield started
         finally:

@@ -3,8 +3,8 @@
 The mails are graded by what a reader must do to find the intent. On four *usual* levels a word
 decides (`keyword`), a negation picks one of two (`negation`), two facts are looked up together
 (`combination`), or two amounts are compared (`quantity`). On two *unfamiliar* levels the mail
-first names an intent that it then takes back (`reversal`) or that belongs to an earlier, settled
-matter (`thread`). Labels mean the same on every level; only the mix of levels drifts.
+weighs a second wish and then returns to its first (`reversal`), or quotes an earlier mail of the
+customer's below the reply (`quoted`). Labels mean the same on every level; only the mix drifts.
 
     >>> generate(2, seed=1) == generate(2, seed=1)
     True
@@ -37,7 +37,7 @@ LEVELS: tuple[str, ...] = (
     "combination",
     "quantity",
     "reversal",
-    "thread",
+    "quoted",
 )
 
 USUAL_MIX: Mapping[str, float] = MappingProxyType(
@@ -47,31 +47,31 @@ USUAL_MIX: Mapping[str, float] = MappingProxyType(
         "combination": 0.17,
         "quantity": 0.14,
         "reversal": 0.005,
-        "thread": 0.005,
+        "quoted": 0.005,
     }
 )
 """Share of each level in the traffic that exits are calibrated on."""
 
 DRIFTED_MIX: Mapping[str, float] = MappingProxyType(
     {
-        "keyword": 0.25,
-        "negation": 0.12,
-        "combination": 0.09,
-        "quantity": 0.08,
-        "reversal": 0.23,
-        "thread": 0.23,
+        "keyword": 0.18,
+        "negation": 0.09,
+        "combination": 0.07,
+        "quantity": 0.06,
+        "reversal": 0.10,
+        "quoted": 0.50,
     }
 )
 """Share of each level once the traffic has drifted fully."""
 
 TRAINING_MIX: Mapping[str, float] = MappingProxyType(
     {
-        "keyword": 0.10,
-        "negation": 0.15,
-        "combination": 0.20,
-        "quantity": 0.25,
-        "reversal": 0.15,
-        "thread": 0.15,
+        "keyword": 0.08,
+        "negation": 0.12,
+        "combination": 0.28,
+        "quantity": 0.16,
+        "reversal": 0.12,
+        "quoted": 0.24,
     }
 )
 """Share of each level in what the full model learns from: it has seen every form."""
@@ -133,10 +133,12 @@ HANDLING: Mapping[tuple[str, str], str] = MappingProxyType(
 )
 """The desk's handling table: what a plan fact and a charge fact mean together."""
 
-CHARGED = ("you charged me {n} euros", "the bank took {n} euros", "the bill says {n} euros")
-AGREED = ("my contract says {n} euros", "we agreed on {n} euros", "the price is {n} euros")
+AMOUNTS = (20, 40, 60, 80)
+"""Few and far apart: the pilot is about exits, and not about arithmetic."""
+CHARGED = ("you charged {n} euros", "the bank took {n} euros", "i paid {n} euros")
+AGREED = ("we agreed {n} euros", "the price is {n} euros", "the fee is {n} euros")
 USED = ("i used {n} gigabytes", "we need {n} gigabytes", "our team uses {n} gigabytes")
-COVERED = ("my plan has {n} gigabytes", "we pay for {n} gigabytes", "the limit is {n} gigabytes")
+COVERED = ("the limit is {n} gigabytes", "we get {n} gigabytes", "the plan has {n} gigabytes")
 
 ASKS = (
     "i am writing about {wish}",
@@ -154,22 +156,17 @@ CHOICES = (
     "please do not send {other}, only {wish}",
     "{wish} is what i need, {other} is not",
 )
-RETRACTIONS = (
-    "no wait, scratch that",
-    "sorry, forget that",
-    "hm, i changed my mind",
-    "please ignore that, i was wrong",
+SECOND_THOUGHTS = (
+    "or should i ask about {other}? no, stay with the first",
+    "maybe i mean {other}? no, my first question stands",
+    "my colleague says {other}, but i keep my first wish",
+    "or is it {other}? no, go with what i said first",
 )
-EARLIER = (
-    "in {month} i wrote to you about {wish}",
-    "{name} from your desk called me about {wish}",
-    "you sent me two mails about {wish}",
-    "on {day} we talked about {wish}",
-)
-SETTLED = (
-    "that is settled now, here is something new",
-    "this has been solved, today i write about another thing",
-    "all of that is done, my question now is different",
+QUOTE_MARKS = (
+    "on {day} i wrote:",
+    "my old mail from {month}:",
+    "here is my mail from {day}, already settled:",
+    "for your records, my mail of {month}:",
 )
 GREETINGS = ("hello", "hi", "dear team", "good morning", "hello {name}", "hi {name}")
 CLOSINGS = ("thanks", "thank you, {name}", "regards, {name}", "best wishes, {name}", "{name}")
@@ -259,50 +256,37 @@ def _combination(random: Random) -> tuple[str, str]:
     (plan, charge), label = random.choice(list(HANDLING.items()))
     facts = [_filled(PLAN_FACTS[plan], random), _filled(CHARGE_FACTS[charge], random)]
     random.shuffle(facts)
+    if random.random() < 0.4:
+        facts.insert(1, _filled(FILLERS, random))
+        return ". ".join(facts), label
     return random.choice((" and ", ", ", ". ", " but ")).join(facts), label
 
 
 def _quantity(random: Random) -> tuple[str, str]:
-    # Tens digits differ, so the comparison needs one digit of each amount.
-    tens = random.sample(range(1, 10), 2)
-    real, expected = (ten * 10 + random.randrange(10) for ten in tens)
+    real, expected = random.sample(AMOUNTS, 2)
     if random.random() < 0.5:
         phrases, (more, less) = (CHARGED, AGREED), ("refund", "payment")
     else:
         phrases, (more, less) = (USED, COVERED), ("upgrade", "downgrade")
-    facts = [
-        _filled(phrases[0], random, n=str(real)),
-        _filled(phrases[1], random, n=str(expected)),
-    ]
-    random.shuffle(facts)
-    return random.choice((" and ", ", ", ". ", " but ")).join(facts), (
-        more if real > expected else less
-    )
-
-
-def _matter(random: Random, named: str) -> tuple[str, str]:
-    """A matter of a usual level whose intent is not the one `named` before."""
-    while True:
-        body, label = random.choice((_keyword, _combination, _quantity))(random)
-        if label != named:
-            return body, label
+    first = _filled(phrases[0], random, n=str(real))
+    second = _filled(phrases[1], random, n=str(expected))
+    joint = random.choice((" and ", ", ", ". ", " but "))
+    return f"{first}{joint}{second}", more if real > expected else less
 
 
 def _reversal(random: Random) -> tuple[str, str]:
-    named = random.choice(LABELS)
-    first = _filled(ASKS, random, wish=random.choice(WISHES[named]))
-    body, label = _matter(random, named)
-    return f"{first}. {_filled(RETRACTIONS, random)}. {body}", label
+    label, other = random.sample(LABELS, 2)
+    first = _filled(ASKS, random, wish=random.choice(WISHES[label]))
+    second = _filled(SECOND_THOUGHTS, random, other=random.choice(WISHES[other]))
+    return f"{first}. {second}", label
 
 
-def _thread(random: Random) -> tuple[str, str]:
-    named = random.choice(LABELS)
-    earlier = [
-        _filled((phrase,), random, wish=random.choice(WISHES[named]))
-        for phrase in random.sample(EARLIER, random.choice((1, 2)))
-    ]
-    body, label = _matter(random, named)
-    return f"{'. '.join(earlier)}. {_filled(SETTLED, random)}. {body}", label
+def _quoted(random: Random) -> tuple[str, str]:
+    reply, label = random.choice((_keyword, _combination, _quantity))(random)
+    old, old_label = _keyword(random)
+    while old_label == label:
+        old, old_label = _keyword(random)
+    return f"{reply}. {_filled(QUOTE_MARKS, random)} {old}. {_filled(FILLERS, random)}", label
 
 
 _BODIES: Mapping[str, Callable[[Random], tuple[str, str]]] = {
@@ -311,5 +295,5 @@ _BODIES: Mapping[str, Callable[[Random], tuple[str, str]]] = {
     "combination": _combination,
     "quantity": _quantity,
     "reversal": _reversal,
-    "thread": _thread,
+    "quoted": _quoted,
 }

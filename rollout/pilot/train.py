@@ -1,4 +1,4 @@
-"""Train the pilot's tokenizer and its small Llama: `python -m rollout.pilot.train --out DIR`.
+"""Train the pilot's tokenizer and its small model: `python -m rollout.pilot.train --out DIR`.
 
 Plain training of the last layer's answer. Nothing here knows of exits: what earlier layers can
 tell is what the model happened to learn.
@@ -21,8 +21,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -30,6 +30,7 @@ from rollout.pilot import TEMPLATE_FILE
 from rollout.pilot.texts import LABELS, LEVELS, TRAINING_MIX, Ticket, draw
 
 CONTEXT_TOKENS = 256
+WINDOW_TOKENS = 10
 VOCABULARY = 1024
 POOL_BATCHES = 32
 """Batches drawn together and sorted by length, so that little of a batch is padding."""
@@ -42,7 +43,7 @@ TEMPLATE = jinja2.Template(TEMPLATE_FILE.read_text())
 
 def render(text: str) -> str:
     """The prompt of one mail; the label follows it with a leading space."""
-    return TEMPLATE.render(text=text)
+    return str(TEMPLATE.render(text=text))
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
@@ -64,7 +65,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     tickets = draw(20_000, TRAINING_MIX, Random(seed))
     corpus = (f"{render(ticket.text)} {ticket.label}" for ticket in tickets)
     tokenizer.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         eos_token="<eos>",
@@ -84,22 +85,26 @@ def label_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return ids
 
 
-def build_model(layers: int, width: int, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama with tied embeddings and heads of 32 dimensions."""
-    config = LlamaConfig(
+def build_model(layers: int, width: int, tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
+    """An untrained Mistral with tied embeddings and heads of 32 dimensions.
+
+    Each layer looks back over `WINDOW_TOKENS` only, so what stands far apart meets in deep layers.
+    """
+    config = MistralConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
-        intermediate_size=width * 5 // 2,
+        intermediate_size=width * 2,
         num_hidden_layers=layers,
         num_attention_heads=width // 32,
         num_key_value_heads=width // 32,
         max_position_embeddings=CONTEXT_TOKENS,
+        sliding_window=WINDOW_TOKENS,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    return LlamaForCausalLM(config)
+    return MistralForCausalLM(config)
 
 
 def batches(
@@ -126,25 +131,32 @@ def encode(
     return dict(encoded)
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: Any) -> None:
+def train(
+    model: MistralForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    steps: int,
+    rows: int,
+    rate: float,
+    seed: int,
+    report_every: int,
+) -> None:
     """AdamW with warm-up and cosine decay on the cross-entropy of the label token alone."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.05
-    )
-    warmup = max(1, min(100, args.steps // 10))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
+    warmup = max(1, min(100, steps // 10))
 
     def schedule(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (args.steps - warmup)))
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-    source = batches(tokenizer, args.rows, Random(args.seed + 1))
+    source = batches(tokenizer, rows, Random(seed + 1))
     model.train()
     smooth = math.log(len(LABELS))
     with Progress() as progress:
-        bar = progress.add_task("training", total=args.steps)
-        for step in range(args.steps):
+        bar = progress.add_task("training", total=steps)
+        for step in range(steps):
             inputs, targets = next(source)
             hidden = model.model(**inputs).last_hidden_state[:, -1]  # [rows, width]
             loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), targets)
@@ -155,7 +167,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: Any
             scheduler.step()
             smooth += 0.05 * (loss.item() - smooth)
             progress.update(bar, advance=1, description=f"training, loss {smooth:.3f}")
-            if args.report_every and (step + 1) % args.report_every == 0:
+            if report_every and (step + 1) % report_every == 0:
                 progress.print(step + 1, accuracy_by_level(model, tokenizer, 100))
                 model.train()
 
@@ -181,12 +193,13 @@ def accuracy_by_level(
     return shares
 
 
-def model_card(command: str, layers: int, width: int, accuracy: Mapping[str, float]) -> str:
+def model_card(command: str, config: Any, accuracy: Mapping[str, float]) -> str:
     """The README that travels with the weights."""
     table = "\n".join(f"| {level} | {share:.3f} |" for level, share in accuracy.items())
     return f"""# Pilot model
 
-A Llama of {layers} layers and width {width}, trained from scratch on generated support mails
+A Mistral of {config.num_hidden_layers} layers, width {config.hidden_size} and an attention window
+of {config.sliding_window} tokens, trained from scratch on generated support mails
 (`rollout/pilot/texts.py`) to name the mail's intent. It was trained on its last layer's answer
 only. It serves to try a rollout end to end; it knows nothing but these mails, and nothing after
 the label token was trained.
@@ -208,11 +221,12 @@ Share of right answers on fresh mails, weights as shipped, in float32:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rollout.pilot.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--start", type=Path, help="go on from the model in this directory")
+    parser.add_argument("--steps", type=int, default=650)
     parser.add_argument("--rows", type=int, default=64, help="mails in a batch")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report-every", type=int, default=250, help="steps; 0 for never")
@@ -220,19 +234,31 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    tokenizer = train_tokenizer(args.seed)
-    model = build_model(args.layers, args.width, tokenizer)
-    train(model, tokenizer, args)
+    if args.start is None:
+        tokenizer = train_tokenizer(args.seed)
+        model = build_model(args.layers, args.width, tokenizer)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.start)
+        model = MistralForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    train(
+        model,
+        tokenizer,
+        steps=args.steps,
+        rows=args.rows,
+        rate=args.rate,
+        seed=args.seed,
+        report_every=args.report_every,
+    )
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
 
     shipped = AutoModelForCausalLM.from_pretrained(args.out, dtype=torch.float32)
     accuracy = accuracy_by_level(shipped, tokenizer, 1000)
-    command = (
-        f"python -m rollout.pilot.train --out {args.out} --steps {args.steps} --rows {args.rows} "
-        f"--rate {args.rate} --layers {args.layers} --width {args.width} --seed {args.seed}"
+    options = {name: value for name, value in vars(args).items() if value is not None}
+    command = "python -m rollout.pilot.train " + " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in options.items()
     )
-    (args.out / "README.md").write_text(model_card(command, args.layers, args.width, accuracy))
+    (args.out / "README.md").write_text(model_card(command, shipped.config, accuracy))
     for level, share in accuracy.items():
         print(f"{level:12} {share:.3f}")
 

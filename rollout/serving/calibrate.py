@@ -17,7 +17,8 @@ from rollout.engine.segments import Segments
 from rollout.engine.task import compile_task
 from rollout.stats.thresholds import ThresholdChoice, choose_threshold
 from rollout.stats.traces import trace_arrays
-from rollout.store.catalog import AppliedDomain, save_policy
+from rollout.store.catalog import save_policy
+from rollout.store.domains import AppliedDomain
 from rollout.store.ledger import record_event
 from rollout.store.session import Store
 from rollout.values import ExitPolicy, RolloutError

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from rollout.control.alarms import wants_tighter
 from rollout.control.decide import decide
 from rollout.control.decision import Decision, Evidence, TighterThreshold
 from rollout.control.spec import DomainSpec
@@ -24,7 +25,9 @@ from rollout.store.session import Store
 from rollout.values import ExitPolicy
 
 ROWS_PER_TICK = 20_000
-TRACES_TO_TIGHTEN = 4_000
+TRACES_TO_TIGHTEN = 500
+"""The newest only: older ones speak of the traffic before the drop."""
+
 CONTROLLER = "controller"
 
 
@@ -124,7 +127,7 @@ def _tightening(
     session: Session, spec: DomainSpec, state: DomainState, domain: str
 ) -> _Tightening | None:
     """The live policy with a stricter threshold that its latest traces certify, if there is one."""
-    if not state.monitor.target.alarmed or state.policy_version is None:
+    if state.policy_version is None or not wants_tighter(spec, state):
         return None
     policy, labels = load_policy(session, domain, state.policy_version)
     traces = recent_traces(session, domain, policy.heads, TRACES_TO_TIGHTEN)
