@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from rollout.control.decision import Action
 from rollout.control.schema import DomainSpec, Spec
 from rollout.control.state import DomainState
 from rollout.reporting.figures import Period, domain_of, json_value, measure_period
@@ -22,6 +23,9 @@ from rollout.values import Arm, RolloutError
 
 SHOWN = timedelta(days=7)
 """How far back a page looks."""
+
+DECIDED = frozenset(get_args(Action))
+"""What explains where a domain stands; the ledger also records events, such as an applied spec."""
 
 Tone = Literal["good", "bad", ""]
 
@@ -112,7 +116,10 @@ def domain_view(session: Session, spec: Spec, name: str, now: datetime) -> Domai
         weight=state.stage_weight(domain_spec) if state else 0.0,
         health=_health(state, domain_spec, bool(switch and switch.on), open_incidents or 0, now),
         progress=_progress(state, domain_spec),
-        latest=period.decisions[-1] if period.decisions else None,
+        latest=next(
+            (decision for decision in reversed(period.decisions) if decision.action in DECIDED),
+            None,
+        ),
         open_incidents=open_incidents or 0,
         period=period,
     )

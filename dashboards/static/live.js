@@ -3,15 +3,20 @@
 const page = document.querySelector("[data-events]");
 const status = document.querySelector("#live");
 let refreshing = false;
+let newest = page.dataset.token;
 
-async function refresh(token) {
-  if (refreshing || token === page.dataset.token) return;
+async function refresh() {
+  if (refreshing) return;
   refreshing = true;
   try {
-    const answer = await fetch(page.dataset.fragment);
-    if (!answer.ok) throw new Error(answer.statusText);
-    page.innerHTML = await answer.text();
-    page.dataset.token = answer.headers.get("X-Token");
+    while (newest !== page.dataset.token) {
+      const wanted = newest;
+      const answer = await fetch(page.dataset.fragment);
+      if (!answer.ok) throw new Error(answer.statusText);
+      page.innerHTML = await answer.text();
+      page.dataset.token = answer.headers.get("X-Token");
+      if (newest === wanted) newest = page.dataset.token;
+    }
     status.textContent = "live";
   } catch {
     status.textContent = "not reachable; trying again";
@@ -24,4 +29,7 @@ const source = new EventSource(page.dataset.events);
 source.addEventListener("open", () => { status.textContent = "live"; });
 source.addEventListener("error", () => { status.textContent = "connection lost; trying again"; });
 source.addEventListener("trouble", () => { status.textContent = "the store does not answer"; });
-source.addEventListener("change", (event) => refresh(event.data));
+source.addEventListener("change", (event) => {
+  newest = event.data;
+  refresh();
+});

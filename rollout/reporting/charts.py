@@ -127,7 +127,7 @@ def saving_chart(series: Series, title: str, zone: str) -> Markup:
     return draw_chart(title, description, draw)
 
 
-def depth_chart(counts: Sequence[tuple[int | None, int]], depth: int, title: str) -> Markup:
+def depth_chart(counts: Sequence[tuple[int | None, int]], title: str) -> Markup:
     """Where early-arm requests were answered: a bar per exit layer, the last for full depth."""
     total = sum(count for _, count in counts)
     if not total:
@@ -148,7 +148,6 @@ def depth_chart(counts: Sequence[tuple[int | None, int]], depth: int, title: str
         axes.set_ylim(0, max(shares) * 1.18)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(PERCENT)
-        axes.set_xlabel(f"answered after layer, of {depth}", color=MUTED, fontsize=8.5)
 
     return draw_chart(title, description, draw)
 

@@ -93,7 +93,10 @@ def decisions_between(
         .where(DecisionRow.domain == domain, DecisionRow.at < end, DecisionRow.last_at >= start)
         .order_by(DecisionRow.at, DecisionRow.id)
     )
-    return tuple(_decision(row) for row in rows)
+    decisions: list[Decision] = []
+    for row in rows:
+        decisions.append(_decision(row, decisions[-1].stage_after if decisions else None))
+    return tuple(decisions)
 
 
 def incidents_between(
@@ -173,7 +176,9 @@ def disagreements_between(
     return tuple(_disagreement(session, row) for row in rows)
 
 
-def _decision(row: DecisionRow) -> Decision:
+def _decision(row: DecisionRow, stage_before: int | None) -> Decision:
+    """`stage_before` is where the decision before it led, if there is one: applying a new spec can
+    move a domain to another stage, and its row carries the new state alone."""
     return Decision(
         id=row.id,
         at=row.at,
@@ -184,7 +189,7 @@ def _decision(row: DecisionRow) -> Decision:
         reason=row.reason,
         actor=row.actor,
         policy_version=row.policy_version,
-        stage_before=_stage(row.state_before),
+        stage_before=_stage(row.state_before) if stage_before is None else stage_before,
         stage_after=_stage(row.state_after),
         mode_after=row.state_after.get("mode"),
     )

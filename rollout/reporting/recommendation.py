@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rollout.control.schema import DomainSpec
 from rollout.reporting.history import Decision, StageSpan
-from rollout.reporting.wording import percent
+from rollout.reporting.wording import moment, percent
 
 if TYPE_CHECKING:
     from rollout.reporting.figures import Summary
@@ -52,7 +52,7 @@ def recommend(
         step = steps_back[-1]
         return Recommendation(
             "hold",
-            f"the controller stepped back on {step.at:%d %B, %H:%M} UTC ({step.reason}); "
+            f"{step.actor} stepped back on {moment(step.at)} UTC ({step.reason.rstrip('.')}); "
             "find what changed in the traffic before widening again.",
         )
     weight = domain_spec.stages[stage] if stage < len(domain_spec.stages) else 0.0

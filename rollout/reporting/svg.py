@@ -31,8 +31,8 @@ COLOURS = {
 SHAPES = {"wide": (6.3, 2.5), "narrow": (3.6, 2.4)}
 """Inches, at 72 points each: a column of a wide page, and a phone."""
 
-LEFT, RIGHT, TOP, BOTTOM = 0.46, 0.06, 0.08, 0.4
-"""Margins in inches: room for 100 % on the left and two lines of text below."""
+LEFT, RIGHT, TOP, BOTTOM = 0.46, 0.06, 0.08, 0.26
+"""Margins in inches: room for 100 % on the left and a line of text below."""
 
 # matplotlib keeps its settings and font cache in one place for the whole process.
 _DRAWING = threading.Lock()

@@ -109,9 +109,7 @@ def period_charts(
             period.series, period.target, period.floor, marks, "Policy agreement over time", zone
         ),
         "saving": charts.saving_chart(period.series, "Net saving over time", zone),
-        "depth": charts.depth_chart(
-            period.exit_depths, period.depth or 0, "Where requests were answered"
-        ),
+        "depth": charts.depth_chart(period.exit_depths, "Where requests were answered"),
     }
 
 

@@ -15,7 +15,7 @@ from dashboards.serve import listen, serve
 from rollout.store.catalog import set_kill_switch
 from rollout.store.session import Store, open_store
 from rollout.values import RolloutError
-from tests.reporting.seed import HOSTILE, MONDAY, add, make_spec, outcome, prepare, shadowed
+from tests.reporting.seed import HOSTILE, MONDAY, add, decide, make_spec, outcome, prepare, shadowed
 
 from .conftest import NOW, clock
 
@@ -52,6 +52,21 @@ def test_customers_words_are_shown_and_never_run(client: TestClient) -> None:
     page = client.get("/domains/billing").text
     assert HOSTILE not in page
     assert "&lt;script&gt;alert(" in page
+
+
+def test_a_hostile_address_is_shown_and_never_run(client: TestClient) -> None:
+    page = client.get("/domains/%3Cscript%3Ealert(1)%3C%2Fscript%3E")
+    assert page.status_code == 404
+    assert "<script>alert" not in page.text
+
+
+def test_an_event_in_the_ledger_does_not_hide_why_a_domain_stands_where_it_does(
+    week_store: Store,
+) -> None:
+    decide(week_store, NOW, "calibrate", 0, 0, "fitted by ada", actor="ada")
+    with TestClient(create_app(week_store, make_spec(), clock)) as client:
+        latest = client.get("/api/domains/billing").json()["latest_decision"]
+    assert latest["action"] == "hold"
 
 
 def test_no_page_has_inline_styles_or_scripts_which_its_policy_forbids(client: TestClient) -> None:

@@ -266,3 +266,12 @@ def test_figures_are_plain_json(store: Store) -> None:
 def test_an_unknown_domain_is_refused_with_the_known_ones(sqlite_store: Store) -> None:
     with sqlite_store.read() as session, pytest.raises(RolloutError, match="billing"):
         weekly_figures(session, make_spec(), "biling", WEEK)
+
+
+def test_a_stage_changed_by_a_new_spec_shows_at_the_next_row(store: Store) -> None:
+    prepare(store, make_spec(), MONDAY)
+    decide(store, MONDAY + timedelta(hours=1), "promote", 1, 2, "certified")
+    decide(store, MONDAY + timedelta(hours=3), "apply", 1, 1, "applied by ada: stages")
+    add(store, [outcome(str(hour), MONDAY + timedelta(hours=hour)) for hour in range(5)])
+    stages = figures_of(store).period.stages
+    assert [(span.stage, span.requests) for span in stages] == [(1, 1), (2, 2), (1, 2)]
