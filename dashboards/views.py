@@ -126,7 +126,11 @@ def domain_view(session: Session, spec: Spec, name: str, now: datetime) -> Domai
 
 
 def change_token(session: Session, name: str) -> str:
-    """Differs whenever the page of a domain would. Costs the same however long the history."""
+    """Differs after every new outcome, decision, incident or switch.
+
+    Costs the same however long the history; a replay, which amends an old row, shows with the next
+    change.
+    """
     newest = session.scalar(
         select(Outcome.id).where(Outcome.domain == name).order_by(Outcome.id.desc()).limit(1)
     )
