@@ -44,6 +44,7 @@ class DomainEngines:
         self._tasks: dict[tuple[tuple[str, ...], str], ChoiceTask] = {}
         self._heads: dict[tuple[str, str], ExitHeads] = {}
         self._refused: set[str] = set()
+        self._last: dict[str, tuple[LiveDomain, DomainEngine]] = {}
 
     def of(self, live: LiveDomain) -> DomainEngine:
         """The engine for a domain as it stands now. A policy that is not sound is refused.
@@ -51,6 +52,15 @@ class DomainEngines:
         Raises:
             TaskError: labels or template cannot be used with this model.
         """
+        # One reading of the policy cache is judged once: heads that are refused are read again
+        # when the cache is, not with every batch.
+        before, engine = self._last.get(live.domain, (None, None))
+        if engine is None or before is not live:
+            engine = self._judged(live)
+            self._last[live.domain] = (live, engine)
+        return engine
+
+    def _judged(self, live: LiveDomain) -> DomainEngine:
         key = (live.labels, live.template)
         if key not in self._tasks:
             self._tasks[key] = compile_task(self._segments.loaded, live.labels, live.template)
@@ -58,24 +68,24 @@ class DomainEngines:
         policy, heads, reason = live.policy, None, live.reason
         if policy is not None:
             try:
-                heads = self._sound_heads(policy, live, task)
-            except PolicyError as error:
+                heads = self._sound_heads(policy, task)
+            except Exception as error:
+                # Whatever is wrong with a policy, the answer is the full model's.
                 policy, reason = None, f"policy refused: {error}"
                 if reason not in self._refused:
                     self._refused.add(reason)
                     log.error("domain %s: %s; answering at full depth", live.domain, reason)
-        may_exit = policy is not None and not live.killed
         return DomainEngine(
             live.spec,
             task,
             policy,
             heads,
-            live.stage_weight if may_exit else 0.0,
+            live.stage_weight if policy is not None else 0.0,
             live.spec.shadow.rate,
             reason,
         )
 
-    def _sound_heads(self, policy: ExitPolicy, live: LiveDomain, task: ChoiceTask) -> ExitHeads:
+    def _sound_heads(self, policy: ExitPolicy, task: ChoiceTask) -> ExitHeads:
         loaded = self._segments.loaded
         if policy.model_revision != loaded.revision:
             raise PolicyError(
@@ -85,7 +95,7 @@ class DomainEngines:
             )
         key = (policy.heads, task.fingerprint)
         if key not in self._heads:
-            self._heads[key] = load_heads(self._heads_folder, policy.heads, task)
+            self._heads[key] = _finite(load_heads(self._heads_folder, policy.heads, task))
         heads = self._heads[key]
         missing = set(policy.exit_layers) - set(heads.heads)
         if missing or policy.depth != loaded.depth:
@@ -95,3 +105,19 @@ class DomainEngines:
                 f"{loaded.depth} layers"
             )
         return heads
+
+
+def _finite(heads: ExitHeads) -> ExitHeads:
+    """The heads, if all their numbers are.
+
+    Raises:
+        PolicyError: they hold NaN or infinity.
+    """
+    for layer, head in heads.heads.items():
+        for name in ("weight", "bias", "calibration"):
+            if not getattr(head, name).isfinite().all():
+                raise PolicyError(
+                    f"exit head at layer {layer}: {name} holds NaN or infinity: "
+                    "run `rollout calibrate`"
+                )
+    return heads

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from rollout.engine.choice import Answer, RowPlan, RowResult, answer_batch
@@ -18,6 +18,7 @@ from rollout.serving.assignment import arm_of, is_shadowed, share
 from rollout.serving.domain_engine import DomainEngine, DomainEngines
 from rollout.serving.outbox import Outbox
 from rollout.serving.policy_cache import PolicyCache
+from rollout.store.models import Outcome
 from rollout.store.outcomes import known_answers
 from rollout.store.records import OutcomeRecord, TraceRecord
 from rollout.store.session import Store, StoreUnreachable
@@ -26,6 +27,8 @@ from rollout.values import Arm, RolloutError, replay
 log = logging.getLogger(__name__)
 
 REPLAY_SALT = "replay"
+MAX_REQUEST_ID = 200
+"""Characters; as wide as its column."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,14 @@ class ServeRequest:
             optional = name in ("request_key", "requested_at")
             if not (isinstance(value, str) or (optional and value is None)):
                 raise BadRequest(f"{name} must be text, not {type(value).__name__}")
-        if not 0 < len(request.request_id) <= 200:
-            raise BadRequest("request_id must have 1 to 200 characters")
+            if value is not None and not _is_unicode(value):
+                raise BadRequest(f"{name} is not valid Unicode: it holds half a surrogate pair")
+        if not 0 < len(request.request_id) <= MAX_REQUEST_ID:
+            raise BadRequest(
+                f"request_id has {len(request.request_id)} characters: give 1 to {MAX_REQUEST_ID}"
+            )
+        if not request.request_id.isprintable():
+            raise BadRequest("request_id must have printable characters only")
         return request
 
     def time(self, now: datetime) -> datetime:
@@ -68,7 +77,10 @@ class ServeRequest:
             raise BadRequest(f"requested_at {self.requested_at!r} is not ISO 8601") from error
         if at.tzinfo is None:
             raise BadRequest(f"requested_at {self.requested_at!r} has no time zone")
-        return at
+        try:
+            return at.astimezone(UTC)
+        except OverflowError as error:
+            raise BadRequest(f"requested_at {self.requested_at!r} is out of range") from error
 
 
 @dataclass(frozen=True)
@@ -141,57 +153,50 @@ class ServingPath:
     def serve(self, requests: Sequence[ServeRequest], release: Release) -> list[ShadowReplay]:
         """Answer a batch: `release(place, answer or error)` once per request, as soon as known.
 
-        Returns the shadows chosen for a replay from scratch. Raises nothing for a bad request, a
-        store that is down or a policy that cannot be served: those get an error or full depth.
-        """
-        released: set[int] = set()
+        A request whose id was answered before gets that answer again. Returns the shadows chosen
+        for a replay from scratch. Raises nothing for a bad request, a store that is down or a
+        policy that cannot be served: those get an error or full depth.
 
-        def release_once(place: int, answer: ServedAnswer | RolloutError) -> None:
-            if place not in released:
-                released.add(place)
-                release(place, answer)
+        Args:
+            release: Must not raise: it is called in the middle of a batch.
+        """
+        stored = self._stored(requests)
+        same: dict[str, list[int]] = defaultdict(list)
+        for place, request in enumerate(requests):
+            same[request.request_id].append(place)
+        released: set[str] = set()
+
+        def release_once(first: int, answer: ServedAnswer | RolloutError) -> None:
+            """To the request at `first`, and to those that are the same request again."""
+            request = requests[first]
+            if request.request_id in released:
+                return
+            released.add(request.request_id)
+            for place in same[request.request_id]:
+                clash = _clash(requests[place], request.domain, _digest(request.text))
+                release(place, clash or answer)
 
         by_domain: dict[str, list[int]] = defaultdict(list)
-        stored = self._stored(requests)
-        first_places: dict[str, int] = {}
-        for place, request in enumerate(requests):
-            first = first_places.setdefault(request.request_id, place)
-            if request.request_id in stored:
-                release_once(place, stored[request.request_id])
-            elif first == place:
-                by_domain[request.domain].append(place)
-        replays: list[ShadowReplay] = []
-        for domain, places in by_domain.items():
-            replays += self._serve_domain(domain, requests, places, release_once)
-        late = [place for place in range(len(requests)) if place not in released]
-        if late:
-            # The same request twice in one batch: the second is answered from the first's row.
-            answers = self._stored([requests[place] for place in late])
-            for place in late:
-                missing = BadRequest("the same request is being answered already; ask again")
-                release_once(place, answers.get(requests[place].request_id, missing))
-        return replays
+        for request_id, places in same.items():
+            known = stored.get(request_id)
+            if known is None:
+                by_domain[requests[places[0]].domain].append(places[0])
+                continue
+            for place in places:
+                clash = _clash(requests[place], known.domain, known.text_hash)
+                release(place, clash or _answer_again(known))
+        return [
+            shadow
+            for domain, places in by_domain.items()
+            for shadow in self._serve_domain(domain, requests, places, release_once)
+        ]
 
-    def _stored(self, requests: Sequence[ServeRequest]) -> dict[str, ServedAnswer]:
+    def _stored(self, requests: Sequence[ServeRequest]) -> dict[str, Outcome]:
         try:
             with self._store.read() as session:
-                known = known_answers(session, [request.request_id for request in requests])
+                return known_answers(session, [request.request_id for request in requests])
         except StoreUnreachable:
             return {}
-        return {
-            request_id: ServedAnswer(
-                request_id,
-                row.domain,
-                row.answer,
-                "early" if row.arm == "early" else "control",
-                row.exit_layer,
-                row.layers_run,
-                row.depth,
-                row.confidence,
-                row.policy_version,
-            )
-            for request_id, row in known.items()
-        }
 
     def _serve_domain(
         self,
@@ -214,6 +219,10 @@ class ServingPath:
                 prompt, at = engine.task.encode(request.text), request.time(now)
             except RolloutError as error:
                 release(place, error)
+                continue
+            except Exception as error:
+                log.exception("request %s cannot be encoded", request.request_id)
+                release(place, RolloutError(f"the text cannot be encoded: {error}"))
                 continue
             arm = arm_of(domain, request.request_key or request.request_id, engine.stage_weight)
             shadow = arm == "early" and is_shadowed(domain, request.request_id, engine.shadow_rate)
@@ -258,6 +267,7 @@ class ServingPath:
         records = []
         for number, (row, result) in enumerate(zip(rows, results, strict=True)):
             if result.answer is None:
+                log.error("request %s: no answer: %s", row.request.request_id, result.fault)
                 release(row.place, RolloutError(f"no answer: {result.fault}"))
                 continue
             records.append(self._record(engine, row, result, latency_ms[number], len(rows)))
@@ -351,6 +361,37 @@ class ServingPath:
             text=request.text if engine.spec.text.store else None,
             trace=trace if heads is not None else None,
         )
+
+
+def _answer_again(row: Outcome) -> ServedAnswer:
+    return ServedAnswer(
+        row.request_id,
+        row.domain,
+        row.answer,
+        "early" if row.arm == "early" else "control",
+        row.exit_layer,
+        row.layers_run,
+        row.depth,
+        row.confidence,
+        row.policy_version,
+    )
+
+
+def _clash(request: ServeRequest, domain: str, text_hash: str) -> BadRequest | None:
+    """Why a request is not the one that its id was used for before; None where it is."""
+    if request.domain == domain and _digest(request.text) == text_hash:
+        return None
+    return BadRequest(
+        f"request_id {request.request_id!r} was used for another request before: use a new one"
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digest(text: str) -> str:

@@ -1,0 +1,53 @@
+"""A tiny random Llama with a real tokenizer: exactness, exits and refusals need no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORDS = "please refund my invoice and cancel the old plan before the next payment of march".split()
+LABELS = ("refund", "invoice", "payment", "cancel")
+TEMPLATE = "mail : {{ text }}\nintent :"
+
+
+def save_model(folder: Path, seed: int) -> Path:
+    """Write a random model of 6 layers to the folder; the same seed gives the same model."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS), "mail : intent :", " ".join(LABELS)], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def random_texts(count: int, seed: int = 1) -> list[str]:
+    """Texts of 3 to 14 known words."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        " ".join(
+            WORDS[index]
+            for index in torch.randint(len(WORDS), (3 + row % 12,), generator=generator).tolist()
+        )
+        for row in range(count)
+    ]
