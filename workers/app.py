@@ -2,18 +2,36 @@
 
 JSON only; a task is acknowledged when it is done, so that a killed worker's requests are delivered
 again; every task can run twice.
+
+Which pool: solo answers a batch at a time in one process, with all its cores or its GPU; start more
+workers for more. threads is no faster, since the engine takes one batch at a time. prefork gives
+each child its own model and one torch thread. Greenlet pools are refused.
+
+What happens to a batch when something dies:
+- A child of a prefork pool is killed or exceeds the time limit (which only prefork enforces, and
+  which holds for a batch as for any task): celery-batches by itself would neither acknowledge nor
+  return its messages, and their prefetch slots would be gone for good. `workers.batches` gives them
+  back to the broker at once.
+- A whole worker is killed: RabbitMQ delivers its messages again at once, Redis after
+  `VISIBILITY_TIMEOUT_S` (and up to 10 s more, the interval at which workers look).
+- A worker is stopped by SIGTERM: the batches that run are finished and answered; messages it held
+  but had not begun go back to the broker for the next worker.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery, signals
 from kombu import Queue  # type: ignore[attr-defined]
 
 from rollout.settings import Settings
-from workers import process
+from rollout.values import RolloutError
+from workers.embedded_broker import die_with_parent
+
+log = logging.getLogger(__name__)
 
 SERVE, SHADOW, CONTROL = "serve", "shadow", "control"
 TICK_S = 60.0
@@ -23,7 +41,9 @@ TASK_TIME_LIMIT_S = 60
 VISIBILITY_TIMEOUT_S = 120
 """After this long Redis delivers a killed worker's requests again; above any task's time limit."""
 
-SAFE_POOLS = ("solo", "threads", "prefork")
+SAFE_POOLS = ("solo", "thread", "prefork")
+"""By the name of their module in celery.concurrency."""
+
 _serves_model = False
 
 
@@ -45,7 +65,6 @@ def make_app(settings: Settings) -> Celery:
         result_expires=3600,
         task_acks_late=True,
         task_time_limit=TASK_TIME_LIMIT_S,
-        task_soft_time_limit=TASK_TIME_LIMIT_S - 10,
         task_queues=[
             Queue(name)  # type: ignore[no-untyped-call]
             for name in (SERVE, SHADOW, CONTROL)
@@ -63,7 +82,6 @@ def make_app(settings: Settings) -> Celery:
         worker_prefetch_multiplier=4 * BATCH_ROWS,
         # Loading a large model takes a child longer than the default of 4 s.
         worker_proc_alive_timeout=600.0,
-        worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         beat_schedule={
             "tick": {"task": "rollout.tick", "schedule": TICK_S, "options": {"expires": TICK_S}}
@@ -75,25 +93,52 @@ def make_app(settings: Settings) -> Celery:
 app = make_app(Settings())
 
 
-@signals.worker_init.connect  # type: ignore[untyped-decorator]
-def _refuse_unsafe_pools(sender: Any, **_: Any) -> None:
-    """Greenlet pools cannot switch inside torch: one batch would block the broker's heartbeat."""
+@signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _refuse_what_cannot_work(instance: Any, **_: Any) -> None:
+    """Before the pool starts: a worker that cannot serve says why and ends with exit code 2."""
     global _serves_model
-    pool = sender.pool_cls.__module__.rsplit(".", 1)[-1]
+    pool = instance.pool_cls.__module__.rsplit(".", 1)[-1]
     if pool not in SAFE_POOLS:
-        print(
-            f"rollout: pool {pool!r} deadlocks with torch; use --pool=solo (one process a GPU), "
-            "threads or prefork",
-            file=sys.stderr,
+        # Greenlets cannot switch inside torch: one batch would block the broker's heartbeat.
+        _refuse(
+            f"pool {pool!r} deadlocks with torch; use --pool=solo (one process a GPU), "
+            "threads or prefork"
         )
-        raise SystemExit(2)
-    consumed = set(sender.app.amqp.queues.consume_from)
-    _serves_model = bool(consumed & {SERVE, SHADOW})
+    _serves_model = bool({SERVE, SHADOW} & set(instance.app.amqp.queues.consume_from))
+    # torch takes seconds to import, which a client that only sends requests need not wait for.
+    from workers import process
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        process.check_store()
+        if _serves_model and pool == "prefork":
+            process.check_model_in_a_child()
+        elif _serves_model:
+            process.serving_process()
+    except RolloutError as error:
+        _refuse(str(error))
+    except Exception:
+        # Celery logs what a signal's receiver raises, and would start all the same.
+        log.exception("the worker cannot start")
+        raise SystemExit(1) from None
+
+
+def _refuse(why: str) -> NoReturn:
+    print(f"rollout: {why}", file=sys.__stderr__, flush=True)
+    raise SystemExit(2)
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _load_model_in_the_child(**_: Any) -> None:
     """After the fork: a model that ran before it hangs its children, and CUDA refuses them."""
+    die_with_parent()
     if _serves_model:
+        from workers import process
+
         process.limit_torch_threads()
         process.serving_process()
+
+
+@signals.beat_embedded_init.connect  # type: ignore[untyped-decorator]
+def _end_beat_with_its_worker(**_: Any) -> None:
+    die_with_parent()

@@ -12,6 +12,8 @@ from kombu.exceptions import OperationalError
 from rollout.values import RolloutError
 from workers.app import SERVE, app
 
+CONNECT_S = 5.0
+
 
 class NotAnswered(RolloutError):
     """No worker answered in time, or the broker does not take requests."""
@@ -40,10 +42,7 @@ def submit(
     try:
         return app.send_task("rollout.serve", kwargs=fields, queue=SERVE, retry=False)
     except OperationalError as error:
-        raise NotAnswered(
-            f"the broker does not answer ({error}): start `rollout worker`, or set "
-            "ROLLOUT_BROKER_URL to the one your workers use"
-        ) from error
+        raise _broker_silent(error) from error
 
 
 def ask(
@@ -54,6 +53,7 @@ def ask(
     Raises:
         RolloutError: the request was refused, or nobody answered within `timeout_s` seconds.
     """
+    _reach_broker()
     result = submit(domain, text, request_id, key=key)
     try:
         answer: dict[str, Any] = result.get(timeout=timeout_s)
@@ -65,3 +65,19 @@ def ask(
     if "error" in answer:
         raise RolloutError(answer["error"])
     return answer
+
+
+def _reach_broker() -> None:
+    # The result backend would try again for a minute before it says that nobody is there.
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=CONNECT_S)
+    except OperationalError as error:
+        raise _broker_silent(error) from error
+
+
+def _broker_silent(error: OperationalError) -> NotAnswered:
+    return NotAnswered(
+        f"the broker does not answer ({error}): start `rollout worker`, or set "
+        "ROLLOUT_BROKER_URL to the one your workers use"
+    )

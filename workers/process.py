@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import socket
 import threading
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from rollout.control.spec import load_spec
 from rollout.engine.loading import load_model
@@ -21,7 +23,9 @@ from rollout.serving.outbox import Outbox
 from rollout.serving.path import ServingPath
 from rollout.serving.policy_cache import PolicyCache
 from rollout.settings import Settings
+from rollout.store.schema import check_revision
 from rollout.store.session import Store, open_store
+from rollout.values import RolloutError
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ def serving_process() -> ServingProcess:
     Raises:
         RolloutError: no spec, no model, or a model that is refused.
     """
+    # A bar drawn with carriage returns has no place in a log.
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = Settings()
     spec = load_spec(settings.spec_path)
     loaded = load_model(
@@ -80,6 +86,50 @@ def serving_process() -> ServingProcess:
         worker=f"{socket.gethostname()}:{os.getpid()}",
     )
     return ServingProcess(path, segments, policies, engines, threading.Lock())
+
+
+def check_store() -> None:
+    """Raises RolloutError where the database is unreachable, behind or ahead."""
+    # A store of its own: a connection must not be carried over the fork of a pool.
+    checked = open_store(Settings().resolved_database_url)
+    try:
+        check_revision(checked)
+    finally:
+        checked.close()
+
+
+def check_model_in_a_child() -> None:
+    """Load the model in a process that ends again, before a pool forks.
+
+    A pool whose children cannot load it would start them again and again; a parent that loaded it
+    could not fork any more.
+
+    Raises:
+        RolloutError: what loading it raised.
+    """
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    child = os.fork()
+    if child == 0:
+        why = "loading the model failed; the log says more"
+        try:
+            limit_torch_threads()
+            serving_process()
+            why = ""
+        except RolloutError as error:
+            why = str(error)
+        except Exception:
+            log.exception("the model cannot be loaded")
+        finally:
+            sender.send(why)
+            os._exit(0)
+    sender.close()
+    try:
+        why = receiver.recv()
+    except EOFError:
+        why = "the process that loaded the model was killed: is there enough memory?"
+    os.waitpid(child, 0)
+    if why:
+        raise RolloutError(why)
 
 
 def model_folder(settings: Settings, model_id: str) -> Path:

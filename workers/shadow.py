@@ -7,7 +7,7 @@ from typing import Any
 from rollout.engine.full_depth import full_depth_answer
 from rollout.store.outcomes import known_answers, record_replay
 from rollout.store.session import StoreUnreachable
-from workers.app import app
+from workers.app import VISIBILITY_TIMEOUT_S, app
 from workers.process import serving_process, store
 
 
@@ -20,7 +20,8 @@ class OutcomeNotStored(Exception):
     bind=True,
     autoretry_for=(OutcomeNotStored, StoreUnreachable),
     retry_backoff=2,
-    retry_backoff_max=300,
+    # Redis delivers a message that waits longer than the visibility time-out a second time.
+    retry_backoff_max=VISIBILITY_TIMEOUT_S // 2,
     max_retries=8,
     ignore_result=True,
 )
@@ -30,6 +31,8 @@ def replay(self: Any, *, request_id: str, domain: str, text: str) -> None:
         outcome = known_answers(session, [request_id]).get(request_id)
     if outcome is None:
         raise OutcomeNotStored(request_id)
+    if outcome.full_answer is None:
+        return  # the continued shadow has none: there is nothing to compare with
     held = serving_process()
     with held.lock:
         task = held.engines.of(held.policies.live(domain)).task

@@ -91,7 +91,9 @@ def served(answers: Sequence[ServedAnswer | RolloutError]) -> list[ServedAnswer]
 def make_worker(tiny: Engine, tmp_path: Path) -> Callable[..., Worker]:
     """A worker whose domain is live at half of its traffic, unless told otherwise."""
 
-    def make(store: Store, *, stage: int = 1, segments: Segments | None = None, **domain: Any):
+    def make(
+        store: Store, *, stage: int = 1, segments: Segments | None = None, **domain: Any
+    ) -> Worker:
         home = tmp_path / "home"
         home.mkdir()
         write_home(home, tiny.folder, **domain)
