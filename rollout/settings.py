@@ -41,8 +41,18 @@ class Settings(BaseSettings):
         return self.var / "spool"
 
     @property
+    def database_path(self) -> Path:
+        """The embedded database."""
+        return (self.var / "rollout.db").resolve()
+
+    @property
+    def lacks_database(self) -> bool:
+        """Whether the embedded database is in use and was not made yet."""
+        return not self.database_url and not self.database_path.exists()
+
+    @property
     def resolved_database_url(self) -> str:
-        return self.database_url or f"sqlite:///{(self.var / 'rollout.db').resolve()}"
+        return self.database_url or f"sqlite:///{self.database_path}"
 
     @property
     def is_embedded(self) -> bool:

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from rollout.cli.shell import Why, actor, checked_store, now, out
+from rollout.cli.shell import Domain, Why, actor, checked_store, now, say
 from rollout.control.commands import Verb, command
 from rollout.store.catalog import set_kill_switch
 from rollout.store.domains import load_domain
 from rollout.store.ledger import commit_decision, load_state
 from rollout.values import RolloutError
-
-Domain = Annotated[str, typer.Argument(help="A domain of rollout.yaml.")]
 
 
 class OnOff(StrEnum):
@@ -23,11 +21,14 @@ class OnOff(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("pause")(pause)
-    app.command("resume")(resume)
-    app.command("promote")(promote)
-    app.command("abort")(abort)
-    app.command("kill-switch")(kill_switch)
+    for name, function in (
+        ("pause", pause),
+        ("resume", resume),
+        ("promote", promote),
+        ("abort", abort),
+        ("kill-switch", kill_switch),
+    ):
+        app.command(name, rich_help_panel="Overrule the controller")(function)
 
 
 def pause(domain: Domain, why: Why = "") -> None:
@@ -39,7 +40,10 @@ def pause(domain: Domain, why: Why = "") -> None:
 
 
 def resume(domain: Domain, why: Why = "") -> None:
-    """Let a paused or aborted domain go on. Example: `rollout resume billing`"""
+    """Let a paused or aborted domain go on.
+
+    Example: `rollout resume billing`
+    """
     _command(domain, "resume", why)
 
 
@@ -60,7 +64,9 @@ def abort(domain: Domain, why: Why = "") -> None:
 
 
 def kill_switch(
-    position: Annotated[OnOff, typer.Argument(help="on: full depth for everybody.")],
+    position: Annotated[
+        OnOff, typer.Argument(help="on: full depth for everybody; off: as decided per domain.")
+    ],
     why: Why = "",
 ) -> None:
     """Full depth for all new requests of all domains, within two seconds.
@@ -71,13 +77,14 @@ def kill_switch(
         moved = set_kill_switch(
             session, on=position is OnOff.on, actor=actor(), reason=why, now=now()
         )
-    out.print(f"kill switch is {position.value}{'' if moved else ' (it was before)'}")
+    say(f"kill switch is {position.value}{'' if moved else ' (it was before)'}")
 
 
 def _command(domain: str, verb: Verb, why: str) -> None:
     with checked_store().write() as session:
         applied = load_domain(session, domain)
-        found = load_state(session, domain)
+        # Locked: a person's abort must not lose its race against the controller's next tick.
+        found = load_state(session, domain, locked=True)
         if found is None:
             raise RolloutError(f"domain {domain!r} has no state: run `rollout apply`")
         state, lock_version = found
@@ -92,4 +99,4 @@ def _command(domain: str, verb: Verb, why: str) -> None:
             spec_hash=applied.spec_hash,
             now=now(),
         )
-    out.print(decision.reason, markup=False, highlight=False)
+    say(decision.reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from enum import StrEnum
 from pathlib import Path
@@ -10,11 +9,9 @@ from typing import Annotated
 
 import typer
 
-from rollout.cli.shell import Json, checked_store, now, out, print_json, settings, spec
+from rollout.cli.shell import Domain, Json, checked_store, now, print_json, say, settings, spec
 from rollout.store.domains import load_domain
 from rollout.values import RolloutError
-
-Domain = Annotated[str, typer.Argument(help="A domain of rollout.yaml.")]
 
 
 class Pool(StrEnum):
@@ -24,12 +21,15 @@ class Pool(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("worker")(worker)
-    app.command("controller")(controller)
-    app.command("classify")(classify)
-    app.command("report")(report)
-    app.command("dashboard")(dashboard)
-    app.command("pilot")(pilot)
+    for name, function in (
+        ("worker", worker),
+        ("controller", controller),
+        ("classify", classify),
+        ("report", report),
+        ("dashboard", dashboard),
+        ("pilot", pilot),
+    ):
+        app.command(name, rich_help_panel="Run")(function)
 
 
 def worker(
@@ -84,11 +84,9 @@ def classify(
         print_json(answer)
         return
     layer = answer["exit_layer"] or answer["depth"]
-    out.print(
+    say(
         f"{answer['answer']}  (layer {layer} of {answer['depth']}, {answer['arm']} arm; "
-        f"rollout explain {answer['request_id']})",
-        markup=False,
-        highlight=False,
+        f"rollout explain {answer['request_id']})"
     )
 
 
@@ -111,7 +109,7 @@ def report(
         print_json(paths)
         return
     for path in (paths.html, paths.csv, paths.json):
-        out.print(f"written  {path}", soft_wrap=True)
+        say(f"written  {path}")
 
 
 def dashboard(
@@ -150,4 +148,4 @@ def pilot(
     if json:
         print_json(result)
     if not result.went_as_planned:
-        sys.exit(1)
+        raise typer.Exit(1)

@@ -8,12 +8,29 @@ from typing import Annotated
 
 import typer
 from rich.progress import Progress
-from rich.table import Table
+from rich.text import Text
 
-from rollout.cli.shell import Json, actor, checked_store, err, now, out, print_json, settings, spec
-from rollout.control.commands import policy_changed
-from rollout.store.domains import DomainChange, apply, load_domain, plan, read_domain
-from rollout.store.ledger import load_state, record_event, replace_state
+from rollout.cli.shell import (
+    Json,
+    actor,
+    checked_store,
+    err,
+    now,
+    print_json,
+    print_rows,
+    say,
+    settings,
+    spec,
+)
+from rollout.store.domains import (
+    DomainChange,
+    apply,
+    left_out,
+    load_domain,
+    plan,
+    read_domain,
+)
+from rollout.store.ledger import load_state, record_event
 from rollout.store.schema import upgrade
 from rollout.store.session import open_store
 from rollout.values import RolloutError
@@ -26,12 +43,15 @@ STARTING_FILES = {
 
 
 def register(app: typer.Typer) -> None:
-    app.command("init")(init)
-    app.command("migrate")(migrate)
-    app.command("validate")(validate)
-    app.command("plan")(plan_command)
-    app.command("apply")(apply_command)
-    app.command("calibrate")(calibrate)
+    for name, function in (
+        ("init", init),
+        ("migrate", migrate),
+        ("validate", validate),
+        ("plan", plan_command),
+        ("apply", apply_command),
+        ("calibrate", calibrate),
+    ):
+        app.command(name, rich_help_panel="Set up")(function)
 
 
 def init() -> None:
@@ -39,22 +59,27 @@ def init() -> None:
 
     Example: `rollout --home billing init`
     """
-    home = settings().home
-    for name, asset in STARTING_FILES.items():
-        path = home / name
-        if (home / "rollout.yaml").exists() and name != "rollout.yaml":
-            continue
-        if path.exists():
-            out.print(f"kept     {path} (it was there)")
-            break
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(files("rollout.cli").joinpath("assets", asset).read_text("utf-8"), "utf-8")
-        out.print(f"written  {path}")
-    settings().var.mkdir(parents=True, exist_ok=True)
-    store = open_store(settings().resolved_database_url)
-    upgrade(store)
-    out.print(f"database {store.address} is ready")
-    out.print("next: put a model in place, edit rollout.yaml, then `rollout validate`")
+    here = settings()
+    # A rollout.yaml that is there names files of its own.
+    wanted = {"rollout.yaml": ""} if here.spec_path.exists() else STARTING_FILES
+    try:
+        for name, asset in wanted.items():
+            path = here.home / name
+            if path.exists():
+                say(f"kept     {path} (it was there)")
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = files("rollout.cli").joinpath("assets", asset).read_text("utf-8")
+            path.write_text(text, encoding="utf-8")
+            say(f"written  {path}")
+        here.var.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RolloutError(f"cannot write {error.filename}: {error.strerror}") from error
+    _upgrade()
+    say(
+        f"next: put a model in place, edit {here.spec_path}, then `rollout validate`, `rollout "
+        "apply` and `rollout calibrate`"
+    )
 
 
 def migrate() -> None:
@@ -62,9 +87,13 @@ def migrate() -> None:
 
     Example: `ROLLOUT_DATABASE_URL=postgresql+psycopg://host/rollout rollout migrate`
     """
+    _upgrade()
+
+
+def _upgrade() -> None:
     store = open_store(settings().resolved_database_url)
     upgrade(store)
-    out.print(f"database {store.address} is ready")
+    say(f"database {store.address} is ready")
 
 
 def validate() -> None:
@@ -75,8 +104,13 @@ def validate() -> None:
     checked = spec()
     for name, domain in checked.domains.items():
         read_domain(settings().home, name, domain)
+    model = settings().home / checked.model.id
+    if not (model / "config.json").is_file():
+        raise RolloutError(
+            f"model.id: {model} has no config.json; name a folder written by save_pretrained()"
+        )
     count = len(checked.domains)
-    out.print(f"{settings().spec_path} is valid: {count} domain{'' if count == 1 else 's'}")
+    say(f"{settings().spec_path} is valid: {count} domain{'' if count == 1 else 's'}")
 
 
 def plan_command(json: Json = False) -> None:
@@ -84,8 +118,10 @@ def plan_command(json: Json = False) -> None:
 
     Example: `rollout plan --json`
     """
+    wanted = spec()
     with checked_store().write() as session:
-        changes = plan(session, spec(), settings().home)
+        changes = plan(session, wanted, settings().home)
+        others = left_out(session, wanted)
         for change in changes:
             if change.lines and load_state(session, change.domain) is not None:
                 record_event(
@@ -97,7 +133,7 @@ def plan_command(json: Json = False) -> None:
                     now=now(),
                     facts={"changes": list(change.lines)},
                 )
-    _show(changes, json, "would change")
+    _show(changes, others, json, "would change", "nothing would change")
 
 
 def apply_command(json: Json = False) -> None:
@@ -105,22 +141,33 @@ def apply_command(json: Json = False) -> None:
 
     Example: `rollout apply`
     """
+    wanted = spec()
     with checked_store().write() as session:
-        changes = apply(session, spec(), settings().home, actor=actor(), now=now())
-    _show(changes, json, "changed")
+        changes = apply(session, wanted, settings().home, actor=actor(), now=now())
+        others = left_out(session, wanted)
+    _show(changes, others, json, "changed", "nothing to change")
 
 
-def _show(changes: list[DomainChange], json: bool, verb: str) -> None:
+def _show(
+    changes: list[DomainChange], others: list[str], json: bool, verb: str, nothing: str
+) -> None:
     if json:
         print_json({change.domain: list(change.lines) for change in changes})
-        return
-    for change in changes:
-        if not change.lines:
-            out.print(f"[bold]{change.domain}[/]: nothing {verb.removeprefix('would ')}s")
-            continue
-        out.print(f"[bold]{change.domain}[/] {verb}:")
-        for line in change.lines:
-            out.print(f"  {line}", markup=False, highlight=False)
+    else:
+        for change in changes:
+            name = Text(change.domain, "bold")
+            if not change.lines:
+                say(name + f": {nothing}")
+                continue
+            say(name + f" {verb}:")
+            for line in change.lines:
+                say(f"  {line}")
+    for other in others:
+        err.print(
+            f"note: {other} is no longer in rollout.yaml and runs on as last applied; "
+            f"`rollout abort {other}` takes it to full depth",
+            soft_wrap=True,
+        )
 
 
 def calibrate(
@@ -152,11 +199,11 @@ def calibrate(
     if criterion not in CRITERIA:
         raise RolloutError(f"--criterion {criterion!r} is not one of {', '.join(CRITERIA)}")
     layers = None if exit_layers is None else _layers(exit_layers)
+    model = spec().model
     store = checked_store()
     with store.read() as session:
         applied = load_domain(session, domain)
     past = read_texts(texts)
-    model = spec().model
     segments = Segments(
         load_model(settings().home / model.id, device=model.device, dtype=model.dtype)
     )
@@ -171,34 +218,30 @@ def calibrate(
             past,
             criterion=criterion,
             exit_layers=layers,
+            activate=activate,
             actor=actor(),
             now=now(),
             progress=lambda step, total: bar.update(running, completed=step, total=total),
         )
-    if activate:
-        with store.write() as session:
-            found = load_state(session, domain)
-            assert found is not None, "an applied domain has a state"
-            changed = policy_changed(applied.spec, found[0], done.policy.version, now())
-            replace_state(session, domain, changed, now())
     if json:
         print_json(
             {"version": done.policy.version, "activated": activate, "certificate": done.choice}
         )
         return
-    table = Table("threshold", "certified", "agreement", "exit early", "net saving")
-    for tried in done.choice.tried:
-        chosen = tried.threshold == done.choice.threshold
-        table.add_row(
-            f"{tried.threshold:.4f}",
-            "yes" if tried.certified else "no",
-            f"{1 - tried.mismatches / done.choice.rows:.2%}",
-            f"{tried.exit_share:.0%}",
-            f"{tried.net_saving:.0%}",
-            style="bold green" if chosen else None,
+    tried = [
+        (
+            f"{row.threshold:.4f}",
+            "yes" if row.certified else "no",
+            f"{1 - row.mismatches / done.choice.rows:.2%}",
+            f"{row.exit_share:.0%}",
+            f"{row.net_saving:.0%}",
+            "chosen" if row.threshold == done.choice.threshold else "",
         )
-    out.print(table)
-    out.print(
+        for row in done.choice.tried
+    ]
+    columns = ("threshold", "certified", "agreement", "exit early", "net saving", "")
+    print_rows(columns, tried)
+    say(
         f"policy v{done.policy.version}: threshold {done.choice.threshold:.4f} at layers "
         f"{', '.join(map(str, done.policy.exit_layers))}; disagreement at most "
         f"{done.choice.certified_risk:.2%}, net saving {done.choice.net_saving:.0%}"

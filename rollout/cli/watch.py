@@ -6,46 +6,75 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
-from rollout.cli.shell import Json, checked_store, now, out, print_json
+from rollout.cli.shell import (
+    Domain,
+    Json,
+    checked_store,
+    now,
+    out,
+    print_json,
+    print_rows,
+    say,
+    table_of,
+)
 from rollout.control.facts import percent
 from rollout.store.domains import load_domain
 from rollout.store.ledger import history
+from rollout.store.models import DecisionRow
 from rollout.store.queries import DomainStatus, Explanation, explain, status
-from rollout.store.session import Store
+from rollout.store.session import Store, StoreUnreachable
+from rollout.values import RolloutError
 
-Domain = Annotated[str, typer.Argument(help="A domain of rollout.yaml.")]
+COLUMNS = ("domain", "share", "mode", "policy", "agreement", "comparisons", "why not further")
+WIDE_COLUMNS = 110
+"""From here the table of domains has room for reasons; below, each domain is a paragraph."""
 
 
 def register(app: typer.Typer) -> None:
-    app.command("status")(status_command)
-    app.command("history")(history_command)
-    app.command("explain")(explain_command)
+    for name, function in (
+        ("status", status_command),
+        ("history", history_command),
+        ("explain", explain_command),
+    ):
+        app.command(name, rich_help_panel="Look")(function)
 
 
 def status_command(
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 2.0,
+    interval: Annotated[
+        float, typer.Option(min=0.2, help="Seconds between looks, with --watch.")
+    ] = 2.0,
     json: Json = False,
 ) -> None:
     """Where every domain stands, and why it is not further.
 
     Example: `rollout status --watch`
     """
+    if watch and json:
+        raise RolloutError("--watch is for people: call `rollout status --json` again instead")
     store = checked_store()
     if json:
         print_json([row.to_json() for row in _statuses(store)])
         return
     if not watch:
-        out.print(_status_table(_statuses(store)))
+        _print(_statuses(store))
         return
-    with Live(_status_table(_statuses(store)), console=out, auto_refresh=False) as live:
+    with Live(console=out, auto_refresh=False) as live:
         while True:
+            live.update(_latest(store), refresh=True)
             time.sleep(interval)
-            live.update(_status_table(_statuses(store)), refresh=True)
+
+
+def _latest(store: Store) -> RenderableType:
+    """Who watches a database restart wants to see it come back."""
+    try:
+        return _shown(_statuses(store))
+    except StoreUnreachable as error:
+        return Text(str(error), "bold red")
 
 
 def _statuses(store: Store) -> list[DomainStatus]:
@@ -53,32 +82,57 @@ def _statuses(store: Store) -> list[DomainStatus]:
         return status(session, now())
 
 
-def _status_table(rows: list[DomainStatus]) -> Table | Group | str:
+def _print(rows: list[DomainStatus]) -> None:
+    if out.is_terminal or not rows:
+        out.print(_shown(rows))
+        return
+    print_rows(COLUMNS, [_cells(row) for row in rows])
+    for line in _incidents(rows):
+        typer.echo(line.plain)
+
+
+def _shown(rows: list[DomainStatus]) -> RenderableType:
     if not rows:
-        return "no domain is applied yet: edit rollout.yaml, then `rollout apply`"
-    table = Table(
-        "domain", "share", "mode", "policy", "agreement", "comparisons", "why not further"
+        return Text("no domain is applied yet: edit rollout.yaml, then `rollout apply`")
+    domains: list[RenderableType] = (
+        [table_of(COLUMNS, [_cells(row) for row in rows])]
+        if out.width >= WIDE_COLUMNS
+        else [_paragraph(row) for row in rows]
     )
-    for row in rows:
-        facts = row.facts
-        interval = facts["interval"]
-        agreement = (
-            "not known yet"
-            if facts["agreement"] is None
-            else f"{facts['agreement']:.2%} ({interval[0]:.1%} to {interval[1]:.1%})"
-        )
-        policy = "none" if facts["policy_version"] is None else f"v{facts['policy_version']}"
-        table.add_row(
-            row.domain,
-            percent(facts["stage"]),
-            "kill switch" if row.killed else row.mode,
-            policy,
-            agreement,
-            f"{facts['comparisons']:,}",
-            row.reason or "the controller has not looked yet",
-        )
-    incidents = [f"{row.domain}: {line}" for row in rows for line in row.open_incidents]
-    return Group(table, *(f"[bold red]open incident[/] {line}" for line in incidents))
+    return Group(*domains, *_incidents(rows))
+
+
+def _incidents(rows: list[DomainStatus]) -> list[Text]:
+    return [
+        Text.assemble(("open incident ", "bold red"), f"{row.domain}: {line}")
+        for row in rows
+        for line in row.open_incidents
+    ]
+
+
+def _paragraph(row: DomainStatus) -> RenderableType:
+    domain, share, mode, policy, agreement, comparisons, reason = _cells(row)
+    return Text.assemble(
+        (domain, "bold"),
+        f"  {share}, {mode}, policy {policy}\n"
+        f"agreement {agreement}, comparisons {comparisons}\n{reason}\n",
+    )
+
+
+def _cells(row: DomainStatus) -> tuple[str, ...]:
+    facts = row.facts
+    interval = facts["interval"]
+    return (
+        row.domain,
+        percent(facts["stage"]),
+        "kill switch" if row.killed else row.mode,
+        "none" if facts["policy_version"] is None else f"v{facts['policy_version']}",
+        "not known yet"
+        if facts["agreement"] is None
+        else f"{facts['agreement']:.2%} ({interval[0]:.1%} to {interval[1]:.1%})",
+        f"{facts['comparisons']:,}",
+        row.reason or "the controller has not looked yet",
+    )
 
 
 def history_command(
@@ -115,11 +169,18 @@ def history_command(
             ]
         )
         return
-    table = Table("at (UTC)", "action", "by", "reason")
-    for row in rows:
-        times = "" if row.repeats == 1 else f" ×{row.repeats} until {row.last_at:%m-%d %H:%M}"
-        table.add_row(f"{row.at:%Y-%m-%d %H:%M}{times}", row.action, row.actor, row.reason)
-    out.print(table if rows else f"nothing was decided in {domain} yet")
+    if not rows:
+        say(f"nothing was decided in {domain} yet")
+        return
+    print_rows(
+        ("at (UTC)", "action", "by", "reason"),
+        [(_when(row), row.action, row.actor, row.reason) for row in rows],
+    )
+
+
+def _when(row: DecisionRow) -> str:
+    times = "" if row.repeats == 1 else f" ×{row.repeats} until {row.last_at:%m-%d %H:%M}"
+    return f"{row.at:%Y-%m-%d %H:%M}{times}"
 
 
 def explain_command(
@@ -135,13 +196,12 @@ def explain_command(
         print_json(found.to_json())
         return
     for line in _sentences(found):
-        out.print(line, highlight=False)
+        say(line)
     if found.exits:
-        table = Table("exit layer", "would have answered", "confidence", "threshold", "")
-        for point in found.exits:
-            table.add_row(*_exit_cells(point, found))
-        table.add_row(str(found.outcome["depth"]), str(found.outcome["full_answer"]), "", "", "")
-        out.print(table)
+        points = [_exit_cells(point, found) for point in found.exits]
+        points.append([str(found.outcome["depth"]), str(found.outcome["full_answer"]), "", "", ""])
+        columns = ("exit layer", "would have answered", "confidence", "threshold", "")
+        print_rows(columns, points)
 
 
 def _sentences(found: Explanation) -> list[str]:
@@ -150,9 +210,9 @@ def _sentences(found: Explanation) -> list[str]:
     where = (
         f"at layer {layer} of {depth}" if layer is not None else f"at full depth ({depth} layers)"
     )
-    lines = [f"[bold]{row['answer']}[/] {where}, domain {row['domain']}, {row['created_at']}"]
+    lines = [f"{row['answer']} {where}, domain {row['domain']}, {row['created_at']}"]
     policy = "no policy" if row["policy_version"] is None else f"policy v{row['policy_version']}"
-    share = f"{row['stage_weight']:.0%} of traffic could exit early"
+    share = f"{percent(row['stage_weight'])} of traffic could exit early"
     lines.append(f"arm: {row['arm']} ({share}), {policy}, model {row['model_revision'][:12]}")
     if layer is not None:
         lines.append(
@@ -176,7 +236,9 @@ def _shadow(row: dict[str, Any]) -> str:
     if row["not_comparable"]:
         return f"not comparable: {row['not_comparable']}"
     if row["agreement"] is None:
-        return f"not drawn (rate {row['inclusion_probability']:.0%})"
+        if row["policy_version"] is None:
+            return "nothing to compare, there was no policy"
+        return f"not drawn (rate {percent(row['inclusion_probability'])})"
     verdict = "agrees with" if row["agreement"] == 1.0 else "differs from"
     subject = "the answer" if row["arm"] == "early" else "what the policy would have said"
     return f"{subject} {verdict} full depth ({row['full_answer']})"

@@ -24,7 +24,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sqlalchemy import func, select
 
 from dashboards.pages import render_snapshot
-from rollout.control.commands import policy_changed
 from rollout.control.spec import Spec, load_spec
 from rollout.engine.loading import load_model
 from rollout.engine.segments import Segments, check_exactness
@@ -36,7 +35,7 @@ from rollout.serving.calibrate import CalibratedPolicy, calibrate_domain
 from rollout.serving.policy_cache import POLICY_TTL_S
 from rollout.settings import Settings
 from rollout.store.domains import apply, load_domain
-from rollout.store.ledger import history, load_state, replace_state
+from rollout.store.ledger import history
 from rollout.store.models import Outcome
 from rollout.store.schema import upgrade
 from rollout.store.session import Store, open_store
@@ -149,7 +148,7 @@ def _calibrate(
     with store.read() as session:
         applied = load_domain(session, DOMAIN)
     running = bar.add_task("calibrating on last month's mails", total=None)
-    done = calibrate_domain(
+    return calibrate_domain(
         segments,
         store,
         settings.heads,
@@ -157,16 +156,11 @@ def _calibrate(
         [ticket.text for ticket in generate(CALIBRATION_TEXTS, seed=seed + 1)],
         criterion="learned",
         exit_layers=None,
+        activate=True,
         actor=ACTOR,
         now=now,
         progress=lambda step, total: bar.update(running, completed=step, total=total),
     )
-    with store.write() as session:
-        found = load_state(session, DOMAIN)
-        assert found is not None, "the domain was applied above"
-        changed = policy_changed(applied.spec, found[0], done.policy.version, now)
-        replace_state(session, DOMAIN, changed, now)
-    return done
 
 
 def _replay_week(

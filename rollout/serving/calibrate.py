@@ -9,21 +9,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
+from rollout.control.commands import policy_changed
 from rollout.control.labels import never_early
 from rollout.control.spec import DomainSpec
-from rollout.control.state import tolerated
+from rollout.control.state import DomainState, tolerated
 from rollout.engine.calibration import Calibration, calibrate
 from rollout.engine.segments import Segments
-from rollout.engine.task import compile_task
+from rollout.engine.task import BadRequest, ChoiceTask, compile_task
 from rollout.stats.thresholds import ThresholdChoice, choose_threshold
 from rollout.stats.traces import trace_arrays
 from rollout.store.catalog import save_policy
-from rollout.store.domains import AppliedDomain
-from rollout.store.ledger import record_event
+from rollout.store.domains import AppliedDomain, load_domain
+from rollout.store.ledger import load_state, record_event, replace_state
 from rollout.store.session import Store
 from rollout.values import ExitPolicy, RolloutError
 
 CERTIFICATE_ALPHA = 0.05
+"""Chance that a certificate is wrong."""
 
 
 class NothingCertified(RolloutError):
@@ -75,20 +79,29 @@ def calibrate_domain(
     *,
     criterion: str,
     exit_layers: Sequence[int] | None,
+    activate: bool,
     actor: str,
     now: datetime,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CalibratedPolicy:
-    """Store a new policy version for the domain. It does not go live by this.
+    """Store a new policy version for the domain.
+
+    Args:
+        activate: Make it the live policy in the same transaction, at stage 0.
 
     Raises:
         NothingCertified: the traces do not certify any threshold at the domain's target.
-        RolloutError: too few texts, or texts, labels or template that do not fit the model.
+        RolloutError: too few texts, texts, labels or template that do not fit the model, layers
+            that it does not have, or a domain that was changed while this ran.
     """
+    _check_layers(exit_layers, segments.loaded.depth)
     task = compile_task(segments.loaded, applied.labels, applied.template)
-    fitted = calibrate(
-        segments, task, texts, exit_layers=exit_layers, criterion=criterion, progress=progress
-    )
+    try:
+        fitted = calibrate(
+            segments, task, texts, exit_layers=exit_layers, criterion=criterion, progress=progress
+        )
+    except BadRequest as error:
+        raise RolloutError(_which(task, texts, error)) from error
     barred = never_early(applied.spec, applied.labels)
     choice = _certify(applied.spec, fitted, barred)
     if choice is None:
@@ -113,6 +126,9 @@ def calibrate_domain(
     )
     with store.write() as session:
         version = save_policy(session, policy, applied.labels, choice.to_json(), actor, now)
+        _refuse_changed(applied, load_domain(session, applied.name))
+        if activate:
+            _make_live(session, applied.name, version, now)
         record_event(
             session,
             domain=applied.name,
@@ -120,7 +136,8 @@ def calibrate_domain(
             reason=(
                 f"policy v{version} from {len(texts)} texts: disagreement at most "
                 f"{choice.certified_risk:.2%} certified on {choice.rows} held-out requests, "
-                f"forecast net saving {choice.net_saving:.0%} of the layers"
+                f"forecast net saving {choice.net_saving:.0%} of the layers; "
+                f"{'live, shadow-only' if activate else 'not live'}"
             ),
             actor=actor,
             now=now,
@@ -144,3 +161,43 @@ def _certify(
         tolerated(spec.agreement.target),
         CERTIFICATE_ALPHA,
     )
+
+
+def _check_layers(exit_layers: Sequence[int] | None, depth: int) -> None:
+    wrong = [layer for layer in exit_layers or () if not 1 <= layer < depth]
+    if wrong:
+        raise RolloutError(
+            f"exit layer {wrong[0]} is outside 1 to {depth - 1}: the model has {depth} layers"
+        )
+
+
+def _which(task: ChoiceTask, texts: Sequence[str], refused: BadRequest) -> str:
+    """The refusal, with the number of the first text it is about."""
+    for number, text in enumerate(texts, start=1):
+        try:
+            task.encode(text)
+        except BadRequest as error:
+            return f"text {number} of {len(texts)}: {error}"
+    return str(refused)
+
+
+def _refuse_changed(calibrated: AppliedDomain, standing: AppliedDomain) -> None:
+    """Fitting takes minutes, in which `rollout apply` may run."""
+
+    def rests_on(domain: AppliedDomain) -> tuple[object, ...]:
+        spec = domain.spec
+        return domain.labels, domain.template, spec.agreement.target, spec.guards
+
+    if rests_on(calibrated) != rests_on(standing):
+        raise RolloutError(
+            f"domain {standing.name}: its labels, template, target or guards were changed while "
+            "this ran; nothing was stored, calibrate again"
+        )
+
+
+def _make_live(session: Session, domain: str, version: int, now: datetime) -> None:
+    spec = load_domain(session, domain).spec
+    # Locked, so that a rollback decided meanwhile is built upon, not overwritten.
+    found = load_state(session, domain, locked=True)
+    state = DomainState.start(spec, now) if found is None else found[0]
+    replace_state(session, domain, policy_changed(spec, state, version, now), now)

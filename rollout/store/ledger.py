@@ -29,9 +29,16 @@ class LostRace(RolloutError):
     """Another controller or operator changed the domain first; nothing of this was written."""
 
 
-def load_state(session: Session, domain: str) -> tuple[DomainState, int] | None:
-    """A domain's state and lock version (for `commit_decision`); None before `replace_state`."""
-    row = session.get(RolloutState, domain)
+def load_state(
+    session: Session, domain: str, *, locked: bool = False
+) -> tuple[DomainState, int] | None:
+    """A domain's state and lock version (for `commit_decision`); None before `replace_state`.
+
+    Args:
+        locked: Let nobody else change it until the transaction ends. For people's commands, which
+            must not fail because a controller was faster.
+    """
+    row = session.get(RolloutState, domain, with_for_update=True if locked else None)
     return None if row is None else (DomainState.from_json(row.state), row.version)
 
 

@@ -18,7 +18,7 @@ from rollout.stats.thresholds import ThresholdChoice, choose_threshold
 from rollout.stats.traces import trace_arrays
 from rollout.store.catalog import kill_switch, load_policy, newest_version, save_policy
 from rollout.store.domains import load_domain
-from rollout.store.ledger import commit_decision, load_state
+from rollout.store.ledger import LostRace, commit_decision, load_state
 from rollout.store.models import Outcome
 from rollout.store.outcomes import is_evidence, mark_monitored, recent_traces, unmonitored
 from rollout.store.session import Store
@@ -68,7 +68,7 @@ def tick(store: Store, domain: str, now: datetime) -> Decision | None:
         evidence = _evidence(session, domain, state, rows, comparisons, tightening)
         decision = decide(applied.spec, state, evidence, now)
         if decision.action == "tighten" and tightening is not None:
-            save_policy(
+            version = save_policy(
                 session,
                 tightening.policy,
                 tightening.labels,
@@ -76,6 +76,11 @@ def tick(store: Store, domain: str, now: datetime) -> Decision | None:
                 CONTROLLER,
                 now,
             )
+            if version != tightening.policy.version:
+                raise LostRace(
+                    f"domain {domain}: policy v{tightening.policy.version} was calibrated by "
+                    "somebody else while the controller decided to tighten; nothing was changed"
+                )
         decision = replace(decision, facts=decision.facts | {"evidence": evidence.to_json()})
         mark_monitored(session, [row.id for row in rows])
         commit_decision(
