@@ -48,7 +48,7 @@ HOURS = 7 * 24
 CHANGE_AT = timedelta(days=4, hours=9)
 """Friday 09:00: from then on customers write otherwise than the exits were calibrated on."""
 
-BUSY, QUIET = 100, 30
+BUSY, QUIET = 80, 20
 """Requests an hour, by day and by night."""
 
 ANSWER_TIMEOUT_S = 120.0
@@ -240,7 +240,12 @@ def _workers(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
             command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker"]
             command += ["-Q", queues, "-P", "solo", "-n", f"{name}@%h", "-l", "info"]
             started[name] = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,
+                # Two workers on few cores: more threads would only wait for each other.
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         try:
             yield started
