@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from celery import Celery
 
 from rollout.serving.assignment import arm_of
 from rollout.store.ledger import history
@@ -98,10 +97,9 @@ def test_a_message_without_fields_is_answered_too(client: Client) -> None:
 
 
 def test_a_pickled_message_is_not_opened(solo: Deployment, client: Client) -> None:
-    with Celery("intruder", broker=solo.broker_url, backend=solo.broker_url) as intruder:
-        intruder.conf.task_serializer = "pickle"
-        intruder.conf.accept_content = ["json", "pickle"]
-        intruder.send_task("rollout.serve", kwargs={"request_id": "pickled"}, queue="serve")
+    client.app.send_task(
+        "rollout.serve", kwargs={"request_id": "pickled"}, queue="serve", serializer="pickle"
+    )
     solo.processes[0].wait_for("Refusing to deserialize")
     assert client.burst("after-pickle", TEXTS[:1])[0]["answer"] in LABELS
     assert "pickled" not in solo.outcomes()
