@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from rollout.cli import operate, run, setup, watch
-from rollout.cli.shell import err
+from rollout.cli.shell import err, opened
 from rollout.values import RolloutError
 
 DEBUG = "ROLLOUT_DEBUG"
@@ -70,7 +70,8 @@ def main() -> None:
     line; 130 interrupted.
     """
     try:
-        code = app(standalone_mode=False)
+        with opened:
+            code = app(standalone_mode=False)
     except typer.Abort:
         sys.exit(130)
     except typer.TyperException as error:

@@ -39,7 +39,9 @@ def worker(
     pool: Annotated[
         Pool, typer.Option(help="solo: one process, one model, all its cores or its GPU.")
     ] = Pool.solo,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1)] = 1,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, help="Threads or processes of the pool.")
+    ] = 1,
 ) -> None:
     """Serve requests: a Celery worker, with the embedded broker where none is configured.
 
@@ -114,7 +116,7 @@ def report(
 
 def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
     """Serve the live page of every domain.
 

@@ -16,6 +16,7 @@ from rollout.cli.shell import (
     checked_store,
     err,
     now,
+    opened_store,
     print_json,
     print_rows,
     say,
@@ -32,7 +33,6 @@ from rollout.store.domains import (
 )
 from rollout.store.ledger import load_state, record_event
 from rollout.store.schema import upgrade
-from rollout.store.session import open_store
 from rollout.values import RolloutError
 
 STARTING_FILES = {
@@ -91,7 +91,7 @@ def migrate() -> None:
 
 
 def _upgrade() -> None:
-    store = open_store(settings().resolved_database_url)
+    store = opened_store()
     upgrade(store)
     say(f"database {store.address} is ready")
 
@@ -191,6 +191,8 @@ def calibrate(
     Example: `rollout calibrate billing --texts last_month.csv`
     """
     # torch is slow to import, and only this command needs it.
+    from transformers.utils.logging import disable_progress_bar
+
     from rollout.engine.criteria import CRITERIA
     from rollout.engine.loading import load_model
     from rollout.engine.segments import Segments, check_exactness
@@ -204,11 +206,12 @@ def calibrate(
     with store.read() as session:
         applied = load_domain(session, domain)
     past = read_texts(texts)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     segments = Segments(
         load_model(settings().home / model.id, device=model.device, dtype=model.dtype)
     )
     check_exactness(segments)
-    with Progress(console=err, transient=True) as bar:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         running = bar.add_task("calibrating", total=None)
         done = calibrate_domain(
             segments,

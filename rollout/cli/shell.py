@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import json
@@ -20,6 +21,9 @@ from rollout.control.spec import Spec, load_spec
 from rollout.settings import Settings
 from rollout.store.schema import SchemaError, check_revision
 from rollout.store.session import Store, open_store
+
+opened = contextlib.ExitStack()
+"""The stores of this command; `main` closes them."""
 
 Domain = Annotated[str, typer.Argument(help="A domain of rollout.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -86,8 +90,15 @@ def checked_store() -> Store:
             f"there is no database at {here.database_path}: run `rollout init`, or name the "
             "rollout's folder with --home"
         )
-    store = open_store(here.resolved_database_url)
+    store = opened_store()
     check_revision(store)
+    return store
+
+
+def opened_store() -> Store:
+    """The store, whatever its tables are."""
+    store = open_store(settings().resolved_database_url)
+    opened.callback(store.close)
     return store
 
 
