@@ -22,7 +22,7 @@ class SurvivingBatches(Batches):  # type: ignore[misc]
 
     abstract = True
 
-    def give_up(self, request: SimpleRequest, error: BaseException) -> None:
+    def give_up(self, request: SimpleRequest, why: str) -> None:
         """Answer a request that killed its process twice."""
         raise NotImplementedError
 
@@ -40,10 +40,11 @@ class SurvivingBatches(Batches):  # type: ignore[misc]
                 request.acknowledge()
 
         def lost(info: Any) -> None:
+            why = info.type.__name__
             for request in requests:
                 if _again(request):
-                    log.error("request %s killed its process twice: %r", request.id, info.exception)
-                    self.give_up(SimpleRequest.from_request(request), info.exception)
+                    log.error("task %s killed its process twice: %s", request.id, why)
+                    self.give_up(SimpleRequest.from_request(request), why)
                     request.acknowledge()
                 else:
                     request.reject(requeue=True)

@@ -24,8 +24,8 @@ class ServeBatches(SurvivingBatches):
 
     abstract = True
 
-    def give_up(self, request: SimpleRequest, error: BaseException) -> None:
-        _publish(request, RolloutError(f"the request ended its worker process twice ({error})"))
+    def give_up(self, request: SimpleRequest, why: str) -> None:
+        _publish(request, RolloutError(f"the request ended its worker process twice ({why})"))
 
 
 @app.task(  # type: ignore[untyped-decorator]
