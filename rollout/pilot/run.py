@@ -6,19 +6,14 @@ the controller are those of production; requests carry the simulated hour they a
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from celery.exceptions import TimeoutError as ResultTimeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import func, select
@@ -28,6 +23,7 @@ from rollout.control.spec import Spec, load_spec
 from rollout.engine.loading import load_model
 from rollout.engine.segments import Segments, check_exactness
 from rollout.pilot.home import DOMAIN, free_folder, write_home
+from rollout.pilot.processes import running_workers, wait
 from rollout.pilot.texts import generate
 from rollout.reporting.week import IsoWeek
 from rollout.reporting.weekly import ReportPaths, write_report
@@ -40,7 +36,7 @@ from rollout.store.models import Outcome
 from rollout.store.schema import upgrade
 from rollout.store.session import Store, open_store
 from rollout.values import RolloutError
-from workers.embedded_broker import die_with_parent, embedded_broker
+from workers.embedded_broker import embedded_broker
 
 ACTOR = "pilot"
 CALIBRATION_TEXTS = 3000
@@ -50,8 +46,6 @@ CHANGE_AT = timedelta(days=4, hours=9)
 
 BUSY, QUIET = 80, 20
 """Requests an hour, by day and by night."""
-
-ANSWER_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def run_pilot(to: Path, *, seed: int, quiet: bool = False) -> PilotResult:
     with _bar(console) as bar:
         calibrated = _calibrate(bar, store, settings, spec, week.start, seed)
     _say_policy(console, calibrated)
-    with embedded_broker(settings), _workers(folder) as alive, _bar(console) as bar:
+    with embedded_broker(settings), running_workers(folder) as alive, _bar(console) as bar:
         requests = _replay_week(bar, console, alive, store, week.start, seed)
     changed_at = week.start + CHANGE_AT
     report = write_report(store, spec, DOMAIN, week, folder / "report", week.end)
@@ -193,7 +187,7 @@ def _replay_week(
             for number in range(sent, sent + count)
         ]
         for result in pending:
-            answer = _wait(result, workers)
+            answer = wait(result, workers)
             if "error" in answer:
                 raise RolloutError(f"the workers refused a request of the pilot: {answer['error']}")
         sent += count
@@ -202,7 +196,7 @@ def _replay_week(
             console.print(
                 f"  {now:%a %H:%M}  [yellow]the mails change[/] (nobody tells the system)"
             )
-        action = _wait(tick.delay(now.isoformat()), workers)
+        action = wait(tick.delay(now.isoformat()), workers)
         if action.get(DOMAIN, "hold") != "hold":
             _say_decision(console, store, now)
             # The simulated hours pass faster than the workers' policy cache: let it expire.
@@ -215,47 +209,6 @@ def _requests_in(hour: datetime) -> int:
     """A day's rhythm: quietest at 02:00, busiest at 14:00."""
     share = (1 + math.cos((hour.hour - 14) / 24 * 2 * math.pi)) / 2
     return round(QUIET + (BUSY - QUIET) * share)
-
-
-def _wait(result: object, workers: dict[str, subprocess.Popen[bytes]]) -> dict[str, str]:
-    deadline = time.monotonic() + ANSWER_TIMEOUT_S
-    while True:
-        try:
-            answer: dict[str, str] = result.get(timeout=5)  # type: ignore[attr-defined]
-            return answer
-        except ResultTimeout:
-            dead = [name for name, worker in workers.items() if worker.poll() is not None]
-            if dead or time.monotonic() > deadline:
-                what = f"worker {dead[0]} ended" if dead else "the workers do not answer"
-                raise RolloutError(f"{what}; see var/*.log in the pilot's folder") from None
-
-
-@contextlib.contextmanager
-def _workers(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Real Celery workers, as `celery -A workers.app worker` starts them; stopped at the end."""
-    started: dict[str, subprocess.Popen[bytes]] = {}
-    with contextlib.ExitStack() as logs:
-        for name, queues in (("serve", "serve"), ("background", "shadow,control")):
-            log = logs.enter_context((folder / "var" / f"worker-{name}.log").open("wb"))
-            command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker"]
-            command += ["-Q", queues, "-P", "solo", "-n", f"{name}@%h", "-l", "info"]
-            started[name] = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent,
-                # Two workers on few cores: more threads would only wait for each other.
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-        try:
-            yield started
-        finally:
-            for worker in started.values():
-                worker.send_signal(signal.SIGTERM)
-            for worker in started.values():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    worker.wait(timeout=15)
-                worker.kill()
 
 
 def _bar(console: Console) -> Progress:

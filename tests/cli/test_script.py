@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -105,3 +106,35 @@ def test_without_a_worker_a_request_times_out_and_can_be_asked_again(
     )
     assert (found.returncode, found.stdout) == (2, "")
     assert "no answer to request r-1 within 0.5 s: is a worker running?" in found.stderr
+
+
+def test_a_request_is_answered_by_a_worker_or_refused_with_its_reason(
+    environment: dict[str, str], home: Path
+) -> None:
+    from tests.models import LABELS, TEMPLATE, save_model
+
+    save_model(home / "model", seed=0)
+    (home / "labels" / "support.txt").write_text("\n".join(LABELS))
+    (home / "prompts" / "support.j2").write_text(TEMPLATE)
+    assert script(environment, "apply").returncode == 0
+    log = home / "worker.log"
+    with log.open("wb") as file:
+        worker = subprocess.Popen(
+            [SCRIPT, "worker", "-Q", "serve"], env=environment, stdout=file, stderr=file
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while b" ready." not in log.read_bytes():
+            assert worker.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        asked = script(environment, "classify", "support", "refund my invoice", "--json")
+        empty = script(environment, "classify", "support", " ")
+        long = script(environment, "classify", "support", "refund " * 200)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(timeout=30)
+    assert json.loads(asked.stdout)["answer"] in LABELS
+    assert (empty.returncode, empty.stdout) == (2, "")
+    assert empty.stderr == "error: the text is empty: send at least one word\n"
+    assert long.returncode == 2
+    assert "the model's context takes 64: shorten the text" in long.stderr
