@@ -13,7 +13,10 @@ What happens to a batch when something dies:
   return its messages, and their prefetch slots would be gone for good. `workers.batches` gives them
   back to the broker at once.
 - A whole worker is killed: RabbitMQ delivers its messages again at once, Redis after
-  `VISIBILITY_TIMEOUT_S` (and up to 10 s more, the interval at which workers look).
+  `VISIBILITY_TIMEOUT_S`, when a worker next looks: at its start, and seldom after it. kombu takes a
+  message from Redis before it notes that it holds it: the one message being handed over at the
+  instant of the kill is lost. Its client sees a time-out and may ask again with the same request
+  id. Use RabbitMQ where that is not good enough.
 - A worker is stopped by SIGTERM: the batches that run are finished and answered; messages it held
   but had not begun go back to the broker for the next worker.
 """
