@@ -120,7 +120,10 @@ def test_a_request_is_answered_by_a_worker_or_refused_with_its_reason(
     log = home / "worker.log"
     with log.open("wb") as file:
         worker = subprocess.Popen(
-            [SCRIPT, "worker", "-Q", "serve"], env=environment, stdout=file, stderr=file
+            [SCRIPT, "worker", "-Q", "serve"],
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            stdout=file,
+            stderr=file,
         )
     try:
         deadline = time.monotonic() + 90
