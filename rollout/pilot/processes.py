@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from celery.exceptions import TimeoutError as ResultTimeout
+from celery.result import AsyncResult
 
 from rollout.values import RolloutError
 from workers.embedded_broker import die_with_parent
@@ -19,18 +20,32 @@ from workers.embedded_broker import die_with_parent
 ANSWER_TIMEOUT_S = 120.0
 
 
-def wait(result: object, workers: dict[str, subprocess.Popen[bytes]]) -> dict[str, str]:
-    """The result, or an error as soon as a worker has ended."""
+def answers(
+    results: list[AsyncResult], workers: dict[str, subprocess.Popen[bytes]]
+) -> list[dict[str, str]]:
+    """What the tasks returned, in their order; an error as soon as a worker has ended."""
+    try:
+        return [_answer(result, workers) for result in results]
+    finally:
+        for result in results:
+            # When it is collected, a result takes leave of its backend, and waits long for one
+            # that is gone by then.
+            result.backend = None
+
+
+def _answer(result: AsyncResult, workers: dict[str, subprocess.Popen[bytes]]) -> dict[str, str]:
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
     while True:
         try:
-            answer: dict[str, str] = result.get(timeout=5)  # type: ignore[attr-defined]
-            return answer
+            answer: dict[str, str] = result.get(timeout=5)
         except ResultTimeout:
             dead = [name for name, worker in workers.items() if worker.poll() is not None]
             if dead or time.monotonic() > deadline:
                 what = f"worker {dead[0]} ended" if dead else "the workers do not answer"
                 raise RolloutError(f"{what}; see var/*.log in the pilot's folder") from None
+        else:
+            result.forget()
+            return answer
 
 
 @contextlib.contextmanager

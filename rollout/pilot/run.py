@@ -17,13 +17,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import func, select
+from transformers.utils.logging import disable_progress_bar
 
 from dashboards.pages import render_snapshot
 from rollout.control.spec import Spec, load_spec
 from rollout.engine.loading import load_model
 from rollout.engine.segments import Segments, check_exactness
 from rollout.pilot.home import DOMAIN, free_folder, write_home
-from rollout.pilot.processes import running_workers, wait
+from rollout.pilot.processes import answers, running_workers
 from rollout.pilot.texts import generate
 from rollout.reporting.week import IsoWeek
 from rollout.reporting.weekly import ReportPaths, write_report
@@ -137,6 +138,7 @@ def _calibrate(
     bar: Progress, store: Store, settings: Settings, spec: Spec, now: datetime, seed: int
 ) -> CalibratedPolicy:
     model = spec.model
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     segments = Segments(load_model(Path(model.id), device=model.device, dtype=model.dtype))
     check_exactness(segments)
     with store.read() as session:
@@ -177,7 +179,7 @@ def _replay_week(
     sent = 0
     for hour, count in enumerate(counts):
         opened = start + timedelta(hours=hour)
-        pending = [
+        results = [
             submit(
                 DOMAIN,
                 texts[number],
@@ -186,8 +188,7 @@ def _replay_week(
             )
             for number in range(sent, sent + count)
         ]
-        for result in pending:
-            answer = wait(result, workers)
+        for answer in answers(results, workers):
             if "error" in answer:
                 raise RolloutError(f"the workers refused a request of the pilot: {answer['error']}")
         sent += count
@@ -196,7 +197,7 @@ def _replay_week(
             console.print(
                 f"  {now:%a %H:%M}  [yellow]the mails change[/] (nobody tells the system)"
             )
-        action = wait(tick.delay(now.isoformat()), workers)
+        (action,) = answers([tick.delay(now.isoformat())], workers)
         if action.get(DOMAIN, "hold") != "hold":
             _say_decision(console, store, now)
             # The simulated hours pass faster than the workers' policy cache: let it expire.
