@@ -44,6 +44,40 @@ def test_a_request_that_hangs_or_kills_its_process_is_given_up_and_takes_no_othe
     prefork: Deployment, client_of: Callable[[Deployment], Client]
 ) -> None:
     client = client_of(prefork)
+    sent = [client.send(f"mate-{number}", text) for number, text in enumerate(TEXTS[:4])]
+    hostile = [client.send("killer", "die"), client.send("sleeper", "hang")]
+    sent += [client.send(f"late-{number}", text) for number, text in enumerate(TEXTS[4:8])]
+    for answer in client.answers(sent):
+        assert answer["answer"] in LABELS
+    for answer in client.answers(hostile):
+        assert "ended its worker process twice" in answer["error"]
+    assert not {"killer", "sleeper"} & set(prefork.outcomes())
+    assert client.burst("after", TEXTS[:20])[0]["answer"] in LABELS
+
+
+def test_stopping_answers_what_runs_and_leaves_the_rest_to_the_next_worker(
+    prefork: Deployment, client_of: Callable[[Deployment], Client]
+) -> None:
+    client = client_of(prefork)
+    running = client.send("running", "slowly")
+    waiting = [client.send(f"waiting-{number}", text) for number, text in enumerate(TEXTS * 3)]
+    wait_until(lambda: client.app.backend.client.llen("serve") == 0)
+    assert prefork.processes[0].stop() == 0
+    assert client.answers([running], timeout_s=1.0)[0]["answer"] in LABELS
+    prefork.worker("-P", "solo", "-Q", "serve").ready()
+    for answer in client.answers(waiting):
+        assert answer["answer"] in LABELS
+    wait_until(lambda: sum(key.startswith("waiting") for key in prefork.outcomes()) == 120)
+
+
+def test_after_kill_9_in_mid_batch_every_request_is_answered_and_stored_once(
+    redis_database: Callable[[], str],
+    deploy: Callable[..., Deployment],
+    client_of: Callable[[Deployment], Client],
+) -> None:
+    deployment = deploy(redis_database())
+    client = client_of(deployment)
+    first = deployment.worker("-P", "solo", "-Q", "serve", app=HOSTILE)
     sent = [client.send("slow", "slowly")]
     redis = client.app.backend.client
     # Alone: a kill while Redis hands the next message over would lose that one (workers.app).
