@@ -9,7 +9,7 @@ from typing import Any
 from celery_batches import SimpleRequest
 
 from rollout.engine.task import BadRequest
-from rollout.serving.path import ServedAnswer, ServeRequest
+from rollout.serving.messages import ServedAnswer, ServeRequest
 from rollout.values import RolloutError
 from workers.app import BATCH_ROWS, BATCH_WINDOW_S, app
 from workers.batches import SurvivingBatches

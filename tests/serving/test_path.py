@@ -23,8 +23,9 @@ from rollout.engine.segments import Segments
 from rollout.engine.task import BadRequest
 from rollout.serving.assignment import arm_of, is_shadowed
 from rollout.serving.domain_engine import DomainEngines
+from rollout.serving.messages import ServedAnswer, ServeRequest, ShadowReplay
 from rollout.serving.outbox import Outbox
-from rollout.serving.path import ServedAnswer, ServeRequest, ServingPath, ShadowReplay
+from rollout.serving.path import ServingPath
 from rollout.serving.policy_cache import PolicyCache
 from rollout.store.catalog import set_kill_switch
 from rollout.store.models import Outcome, Trace
