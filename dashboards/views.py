@@ -42,7 +42,7 @@ class Health:
 class Progress:
     """Comparisons since the stage began, and about how many the next promotion takes.
 
-    `needed` is None where agreement is too close to the floor to tell.
+    `needed` is None where agreement is not above the floor, so that nothing can be told.
     """
 
     compared: int
@@ -101,8 +101,9 @@ def domain_view(session: Session, spec: Spec, name: str, now: datetime) -> Domai
         select(func.max(DecisionRow.last_at)).where(DecisionRow.domain == name)
     )
     seen = [moment for moment in (latest_outcome, latest_decision) if moment is not None]
-    end = max(seen, default=now) + timedelta(microseconds=1)
-    period = measure_period(session, domain_spec, spec.cost, name, end - SHOWN, end)
+    newest = max(seen, default=now)
+    after = newest + timedelta(microseconds=1)
+    period = measure_period(session, domain_spec, spec.cost, name, newest - SHOWN, after)
     open_incidents = session.scalar(
         select(func.count())
         .select_from(Incident)
@@ -232,8 +233,8 @@ def progress_words(progress: Progress) -> str:
     """Such as: 412 of about 600 comparisons needed before 5 %."""
     if progress.needed is None:
         return (
-            f"{progress.compared:,} comparisons at this stage; agreement is too close to the floor "
-            f"to certify {percent(progress.next_weight)}"
+            f"{progress.compared:,} comparisons at this stage; agreement is not above the floor, "
+            f"so {percent(progress.next_weight)} is out of reach"
         )
     return (
         f"{progress.compared:,} of about {progress.needed:,} comparisons needed "

@@ -27,6 +27,7 @@ def environment(*packages: str) -> Environment:
         money=wording.money,
         moment=wording.moment,
         duration=wording.duration,
+        commands=wording.commands,
         words=lambda name: name.replace("_", " ").capitalize(),
     )
     return templates

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 from zoneinfo import ZoneInfo
+
+from markupsafe import Markup, escape
 
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -72,3 +75,12 @@ def duration(seconds: float) -> str:
 def _signed(text: str) -> str:
     """A true minus sign, and none before a zero."""
     return text.replace("-", MINUS if text.strip("-0.,") else "")
+
+
+def commands(sentence: str) -> Markup:
+    """A sentence with its `commands` set as code.
+
+    >>> commands("run `rollout apply` & wait")
+    Markup('run <code>rollout apply</code> &amp; wait')
+    """
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
