@@ -174,7 +174,7 @@ def empty_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stor
     store.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def redis_url() -> str:
     client = redis.Redis.from_url(REDIS, socket_connect_timeout=5)
     try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import func, select
@@ -139,6 +140,8 @@ def _calibrate(
 ) -> CalibratedPolicy:
     model = spec.model
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    # A model this small is no faster on more, and much slower where cores are shared.
+    torch.set_num_threads(1)
     segments = Segments(load_model(Path(model.id), device=model.device, dtype=model.dtype))
     check_exactness(segments)
     with store.read() as session:
