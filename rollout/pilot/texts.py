@@ -1,10 +1,11 @@
 """Support mails for one business line, "billing" of a subscription company.
 
-The mails are graded by what a reader must do to find the intent. On four *usual* levels a word
+The mails are graded by what a reader must do to find the intent. On the *usual* levels a word
 decides (`keyword`), a negation picks one of two (`negation`), two facts are looked up together
-(`combination`), or two amounts are compared (`quantity`). On two *unfamiliar* levels the mail
-weighs a second wish and then returns to its first (`reversal`), or quotes an earlier mail of the
-customer's below the reply (`quoted`). Labels mean the same on every level; only the mix drifts.
+(`combination`), two amounts are compared (`quantity`), or a wish is replaced and perhaps restored
+(`change`). On the two *unfamiliar* levels wishes are laid one on another and taken off again in
+several steps (`undo`), or the amounts pick one of two wishes (`condition`).
+Labels mean the same on every level; only the mix drifts.
 
     >>> generate(2, seed=1) == generate(2, seed=1)
     True
@@ -31,55 +32,24 @@ LABELS: tuple[str, ...] = (
 )
 """The intents, in the order of `assets/labels/billing.txt`."""
 
-LEVELS: tuple[str, ...] = (
-    "keyword",
-    "negation",
-    "combination",
-    "quantity",
-    "reversal",
-    "quoted",
-)
+LEVELS = ("keyword", "negation", "combination", "quantity", "change", "undo", "condition")
 
-USUAL_MIX: Mapping[str, float] = MappingProxyType(
-    {
-        "keyword": 0.46,
-        "negation": 0.22,
-        "combination": 0.17,
-        "quantity": 0.14,
-        "reversal": 0.005,
-        "quoted": 0.005,
-    }
-)
-"""Share of each level in the traffic that exits are calibrated on."""
 
-DRIFTED_MIX: Mapping[str, float] = MappingProxyType(
-    {
-        "keyword": 0.18,
-        "negation": 0.09,
-        "combination": 0.07,
-        "quantity": 0.06,
-        "reversal": 0.10,
-        "quoted": 0.50,
-    }
-)
+def _mix(*shares: float) -> Mapping[str, float]:
+    return MappingProxyType(dict(zip(LEVELS, shares, strict=True)))
+
+
+USUAL_MIX = _mix(0.42, 0.20, 0.14, 0.12, 0.11, 0.005, 0.005)
+"""Share of each level, in the order of `LEVELS`, in the traffic that exits are calibrated on."""
+DRIFTED_MIX = _mix(0.15, 0.07, 0.05, 0.04, 0.04, 0.30, 0.35)
 """Share of each level once the traffic has drifted fully."""
-
-TRAINING_MIX: Mapping[str, float] = MappingProxyType(
-    {
-        "keyword": 0.08,
-        "negation": 0.12,
-        "combination": 0.28,
-        "quantity": 0.16,
-        "reversal": 0.12,
-        "quoted": 0.24,
-    }
-)
+TRAINING_MIX = _mix(0.05, 0.11, 0.13, 0.15, 0.14, 0.18, 0.24)
 """Share of each level in what the full model learns from: it has seen every form."""
 
 SHORTEST_WORDS = 9
 """Shorter mails get fillers until they are practically unique."""
 LONG_WORDS = 34
-"""Mails of this length get no further filler, which keeps all of them below about 45 words."""
+"""Mails of this length get no further filler, which keeps all of them below about 55 words."""
 
 
 @dataclass(frozen=True)
@@ -156,17 +126,18 @@ CHOICES = (
     "please do not send {other}, only {wish}",
     "{wish} is what i need, {other} is not",
 )
-SECOND_THOUGHTS = (
-    "or should i ask about {other}? no, stay with the first",
-    "maybe i mean {other}? no, my first question stands",
-    "my colleague says {other}, but i keep my first wish",
-    "or is it {other}? no, go with what i said first",
+CHANGES = (
+    "no, make it {wish}",
+    "change that to {wish}",
+    "i changed my mind, now {wish}",
+    "rather {wish}",
 )
-QUOTE_MARKS = (
-    "on {day} i wrote:",
-    "my old mail from {month}:",
-    "here is my mail from {day}, already settled:",
-    "for your records, my mail of {month}:",
+UNDOS = ("undo that", "undo my last change", "no, back to what i said before that")
+CONDITIONS = (
+    "if that is too much, {wish}, otherwise {other}",
+    "if it is above that, i need {wish}, if not, {other}",
+    "{wish} in case it is too much, otherwise {other}",
+    "{other}, but if that is too much, {wish}",
 )
 GREETINGS = ("hello", "hi", "dear team", "good morning", "hello {name}", "hi {name}")
 CLOSINGS = ("thanks", "thank you, {name}", "regards, {name}", "best wishes, {name}", "{name}")
@@ -262,31 +233,52 @@ def _combination(random: Random) -> tuple[str, str]:
     return random.choice((" and ", ", ", ". ", " but ")).join(facts), label
 
 
-def _quantity(random: Random) -> tuple[str, str]:
+def _amounts(random: Random) -> tuple[str, bool, bool]:
+    """A real and an expected amount, whether they are money, and whether the real one is higher."""
     real, expected = random.sample(AMOUNTS, 2)
-    if random.random() < 0.5:
-        phrases, (more, less) = (CHARGED, AGREED), ("refund", "payment")
-    else:
-        phrases, (more, less) = (USED, COVERED), ("upgrade", "downgrade")
-    first = _filled(phrases[0], random, n=str(real))
-    second = _filled(phrases[1], random, n=str(expected))
+    money = random.random() < 0.5
+    real_phrases, expected_phrases = (CHARGED, AGREED) if money else (USED, COVERED)
+    first = _filled(real_phrases, random, n=str(real))
+    second = _filled(expected_phrases, random, n=str(expected))
     joint = random.choice((" and ", ", ", ". ", " but "))
-    return f"{first}{joint}{second}", more if real > expected else less
+    return f"{first}{joint}{second}", money, real > expected
 
 
-def _reversal(random: Random) -> tuple[str, str]:
+def _quantity(random: Random) -> tuple[str, str]:
+    body, money, above = _amounts(random)
+    more, less = ("refund", "payment") if money else ("upgrade", "downgrade")
+    return body, more if above else less
+
+
+def _condition(random: Random) -> tuple[str, str]:
+    """Two wishes, of which the amounts pick one."""
+    body, _, above = _amounts(random)
     label, other = random.sample(LABELS, 2)
-    first = _filled(ASKS, random, wish=random.choice(WISHES[label]))
-    second = _filled(SECOND_THOUGHTS, random, other=random.choice(WISHES[other]))
-    return f"{first}. {second}", label
+    wish, otherwise = random.choice(WISHES[label]), random.choice(WISHES[other])
+    choice = _filled(CONDITIONS, random, wish=wish, other=otherwise)
+    return f"{body}. {choice}", label if above else other
 
 
-def _quoted(random: Random) -> tuple[str, str]:
-    reply, label = random.choice((_keyword, _combination, _quantity))(random)
-    old, old_label = _keyword(random)
-    while old_label == label:
-        old, old_label = _keyword(random)
-    return f"{reply}. {_filled(QUOTE_MARKS, random)} {old}. {_filled(FILLERS, random)}", label
+def _stacked(steps: int, random: Random) -> tuple[str, str]:
+    """Wishes laid one on another and taken off again; the top one counts."""
+    stack = [random.choice(LABELS)]
+    parts = [_filled(ASKS, random, wish=random.choice(WISHES[stack[-1]]))]
+    for _ in range(steps):
+        if len(stack) > 1 and random.random() < 0.6:
+            stack.pop()
+            parts.append(_filled(UNDOS, random))
+        else:
+            stack.append(random.choice([label for label in LABELS if label != stack[-1]]))
+            parts.append(_filled(CHANGES, random, wish=random.choice(WISHES[stack[-1]])))
+    return ". ".join(parts), stack[-1]
+
+
+def _change(random: Random) -> tuple[str, str]:
+    return _stacked(random.choice((1, 2)), random)
+
+
+def _undo(random: Random) -> tuple[str, str]:
+    return _stacked(random.choice((2, 3, 4)), random)
 
 
 _BODIES: Mapping[str, Callable[[Random], tuple[str, str]]] = {
@@ -294,6 +286,7 @@ _BODIES: Mapping[str, Callable[[Random], tuple[str, str]]] = {
     "negation": _negation,
     "combination": _combination,
     "quantity": _quantity,
-    "reversal": _reversal,
-    "quoted": _quoted,
+    "change": _change,
+    "undo": _undo,
+    "condition": _condition,
 }

@@ -21,19 +21,20 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoModelForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
 from rollout.pilot import TEMPLATE_FILE
-from rollout.pilot.texts import LABELS, LEVELS, TRAINING_MIX, Ticket, draw
+from rollout.pilot.texts import LABELS, LEVELS, TRAINING_MIX, USUAL_MIX, Ticket, draw
 
 CONTEXT_TOKENS = 256
-WINDOW_TOKENS = 10
 VOCABULARY = 1024
 POOL_BATCHES = 32
 """Batches drawn together and sorted by length, so that little of a batch is padding."""
+BASIC_MIX = {level: share for level, share in TRAINING_MIX.items() if USUAL_MIX[level] > 0.01}
+"""What training begins with: the unfamiliar levels build on these, and before them are noise."""
 EVALUATION_SEED = 990_000
 """Seeds from here on are not used for training."""
 
@@ -85,35 +86,39 @@ def label_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return ids
 
 
-def build_model(layers: int, width: int, tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
-    """An untrained Mistral with tied embeddings and heads of 32 dimensions.
-
-    Each layer looks back over `WINDOW_TOKENS` only, so what stands far apart meets in deep layers.
-    """
-    config = MistralConfig(
+def build_model(
+    layers: int, width: int, heads: int, tokenizer: PreTrainedTokenizerFast
+) -> LlamaForCausalLM:
+    """An untrained Llama with tied embeddings."""
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=width * 2,
         num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        num_key_value_heads=width // 32,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=CONTEXT_TOKENS,
-        sliding_window=WINDOW_TOKENS,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    return MistralForCausalLM(config)
+    return LlamaForCausalLM(config)
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, rows: int, random: Random
+    tokenizer: PreTrainedTokenizerFast, rows: int, random: Random, basics: int
 ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """Endless (padded prompts, label token ids [rows]), each of mails never drawn before."""
+    """Endless (padded prompts, label token ids [rows]), each of mails never drawn before.
+
+    The first `basics` batches, rounded up to whole pools, hold `BASIC_MIX` alone.
+    """
     ids = torch.tensor(label_ids(tokenizer))
+    drawn = 0
     while True:
-        tickets = draw(rows * POOL_BATCHES, TRAINING_MIX, random)
+        mix = BASIC_MIX if drawn < basics else TRAINING_MIX
+        drawn += POOL_BATCHES
+        tickets = draw(rows * POOL_BATCHES, mix, random)
         tickets.sort(key=lambda ticket: len(ticket.text))
         starts = list(range(0, len(tickets), rows))
         random.shuffle(starts)
@@ -132,12 +137,13 @@ def encode(
 
 
 def train(
-    model: MistralForCausalLM,
+    model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     *,
     steps: int,
     rows: int,
     rate: float,
+    basics: int,
     seed: int,
     report_every: int,
 ) -> None:
@@ -151,7 +157,7 @@ def train(
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-    source = batches(tokenizer, rows, Random(seed + 1))
+    source = batches(tokenizer, rows, Random(seed + 1), basics)
     model.train()
     smooth = math.log(len(LABELS))
     with Progress() as progress:
@@ -198,11 +204,10 @@ def model_card(command: str, config: Any, accuracy: Mapping[str, float]) -> str:
     table = "\n".join(f"| {level} | {share:.3f} |" for level, share in accuracy.items())
     return f"""# Pilot model
 
-A Mistral of {config.num_hidden_layers} layers, width {config.hidden_size} and an attention window
-of {config.sliding_window} tokens, trained from scratch on generated support mails
-(`rollout/pilot/texts.py`) to name the mail's intent. It was trained on its last layer's answer
-only. It serves to try a rollout end to end; it knows nothing but these mails, and nothing after
-the label token was trained.
+A Llama of {config.num_hidden_layers} layers and width {config.hidden_size}, trained from scratch
+on generated support mails (`rollout/pilot/texts.py`) to name the mail's intent. It was trained on
+its last layer's answer only. It serves to try a rollout end to end; it knows nothing but these
+mails, and nothing after the label token was trained.
 
 Made by:
 
@@ -215,37 +220,37 @@ Share of right answers on fresh mails, weights as shipped, in float32:
 | level | accuracy |
 | --- | --- |
 {table}
+
+On `condition` one of two named wishes is right, so 0.5 is a guess between them.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rollout.pilot.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--start", type=Path, help="go on from the model in this directory")
-    parser.add_argument("--steps", type=int, default=650)
+    parser.add_argument("--steps", type=int, default=1150)
     parser.add_argument("--rows", type=int, default=64, help="mails in a batch")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--basics", type=int, default=320, help="first steps, usual mails only")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--report-every", type=int, default=250, help="steps; 0 for never")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--report-every", type=int, default=100, help="steps; 0 for never")
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    if args.start is None:
-        tokenizer = train_tokenizer(args.seed)
-        model = build_model(args.layers, args.width, tokenizer)
-    else:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.start)
-        model = MistralForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    tokenizer = train_tokenizer(args.seed)
+    model = build_model(args.layers, args.width, args.heads, tokenizer)
     train(
         model,
         tokenizer,
         steps=args.steps,
         rows=args.rows,
         rate=args.rate,
+        basics=args.basics,
         seed=args.seed,
         report_every=args.report_every,
     )
@@ -254,9 +259,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     shipped = AutoModelForCausalLM.from_pretrained(args.out, dtype=torch.float32)
     accuracy = accuracy_by_level(shipped, tokenizer, 1000)
-    options = {name: value for name, value in vars(args).items() if value is not None}
     command = "python -m rollout.pilot.train " + " ".join(
-        f"--{name.replace('_', '-')} {value}" for name, value in options.items()
+        f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items()
     )
     (args.out / "README.md").write_text(model_card(command, shipped.config, accuracy))
     for level, share in accuracy.items():
