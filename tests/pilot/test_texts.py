@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rollout.pilot import LABELS_FILE, MODEL_DIR
 from rollout.pilot.texts import (
@@ -25,10 +25,14 @@ LOWEST_ACCURACY = {
     "negation": 0.97,
     "combination": 0.97,
     "quantity": 0.97,
-    "reversal": 0.95,
-    "quoted": 0.93,
+    "change": 0.97,
+    "undo": 0.80,
+    "condition": 0.48,
 }
-"""Bounds for 200 mails: below the shipped accuracies by what chance may take from a sample."""
+"""Bounds for 200 mails: below the shipped accuracies by what chance may take from a sample.
+
+`condition` is bounded near a guess: the shipped model has not mastered it.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,13 @@ def test_every_prompt_fits_the_context(tokenizer):
     for level in LEVELS:
         prompts = [render(ticket.text) for ticket in draw(500, {level: 1.0}, Random(14))]
         assert max(len(ids) for ids in tokenizer(prompts).input_ids) < CONTEXT_TOKENS
+
+
+def test_the_shipped_model_is_a_llama_of_at_least_eight_layers():
+    config = AutoConfig.from_pretrained(MODEL_DIR)
+    assert config.model_type == "llama"
+    assert config.num_hidden_layers >= 8
+    assert config.max_position_embeddings == CONTEXT_TOKENS
 
 
 def test_the_shipped_model_is_small():
