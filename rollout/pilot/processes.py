@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from celery.exceptions import TimeoutError as ResultTimeout
@@ -61,7 +62,8 @@ def running_workers(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent,
+                # Not SIGTERM: a worker that stops gently waits for its broker, which is gone too.
+                preexec_fn=partial(die_with_parent, signal.SIGKILL),
                 # Two workers on few cores: more threads would only wait for each other.
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )

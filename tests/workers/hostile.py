@@ -6,9 +6,11 @@ import time
 
 from rollout.engine.task import ChoiceTask
 from tests.workers.impatient import app
+from workers.serve import serve
 
 __all__ = ["app"]
 
+serve.flush_interval = float(os.environ.get("TEST_BATCH_WINDOW_S", serve.flush_interval))
 _encode = ChoiceTask.encode
 
 
@@ -18,6 +20,7 @@ def _hostile(task: ChoiceTask, text: str) -> list[list[int]]:
     if text == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if text == "slowly":
+        print("slowly begins", flush=True)
         time.sleep(1.0)
     return _encode(task, text)
 

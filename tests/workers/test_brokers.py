@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from kombu import Connection
 
 from rollout.settings import Settings
 from tests.models import LABELS, random_texts
-from tests.workers.conftest import ROOT, Client, Deployment, Process, wait_until
+from tests.workers.conftest import ROOT, START_S, Client, Deployment, Process, wait_until
 from workers.embedded_broker import BrokerUnavailable, answers, embedded_broker
 
 RABBITMQ = os.environ.get("ROLLOUT_TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
@@ -113,9 +114,36 @@ def test_the_broker_ends_when_the_program_with_forked_children_is_killed(
     children = _descendants(controller.popen.pid)
     assert len(children) >= 3, "beat, the watchdog and the server"
     os.kill(controller.popen.pid, signal.SIGKILL)
-    controller.popen.wait()
+    controller.popen.wait(30)
     wait_until(lambda: not any(map(_runs, children)))
     assert not answers(embedded.settings.broker_socket)
+
+
+PILOT = """
+import time
+from rollout.pilot.processes import running_workers
+from rollout.settings import Settings
+from workers.embedded_broker import embedded_broker
+settings = Settings()
+with embedded_broker(settings), running_workers(settings.home):
+    time.sleep(600)
+"""
+
+
+def test_the_pilots_workers_end_at_once_when_it_is_killed_in_the_middle_of_requests(
+    embedded: Deployment, client_of: Callable[[Deployment], Client]
+) -> None:
+    pilot = embedded.start("-c", PILOT)
+    client = client_of(embedded)
+    log = embedded.home / "var" / "worker-serve.log"
+    wait_until(lambda: log.exists() and " ready." in log.read_text(), timeout_s=START_S)
+    sent = [client.send(f"cut-{number}", text) for number, text in enumerate(TEXTS * 5)]
+    client.answers(sent[:1])
+    started = _descendants(pilot.popen.pid)
+    assert len(started) >= 4, "two workers, the watchdog and the server"
+    pilot.popen.kill()
+    pilot.popen.wait(30)
+    wait_until(lambda: not any(map(_runs, started)), timeout_s=10)
 
 
 OWNER = """
@@ -126,6 +154,15 @@ with embedded_broker(Settings()):
     print("ready.", flush=True)
     sys.stdin.read()
 """
+
+
+def test_a_worker_whose_broker_is_gone_still_stops(embedded: Deployment) -> None:
+    owner = _ready(an_owner(embedded.home))
+    worker = embedded.worker("-P", "solo", "-Q", "control", app="tests.workers.impatient").ready()
+    owner.kill()
+    owner.communicate(timeout=30)
+    worker.wait_for("Cannot connect to", count=3)
+    worker.stop(timeout_s=20)
 
 
 def an_owner(home: Path) -> subprocess.Popen[bytes]:
@@ -153,11 +190,12 @@ def owners(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     yield start
     for owner in started:
         owner.kill()
-        owner.communicate()
+        owner.communicate(timeout=30)
 
 
 def _ready(owner: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
     assert owner.stdout is not None
+    assert select.select([owner.stdout], [], [], START_S)[0], "the broker did not start in time"
     assert owner.stdout.readline() == b"ready.\n"
     return owner
 
@@ -173,7 +211,7 @@ def test_the_broker_ends_when_its_owner_exits(
 ) -> None:
     owner = _ready(owners())
     assert answers(socket)
-    owner.communicate()
+    owner.communicate(timeout=30)
     assert not answers(socket)
     assert not socket.exists()
 
@@ -195,7 +233,7 @@ def test_a_second_program_uses_the_running_broker_and_leaves_it(
     _ready(owners())
     second = _ready(owners())
     assert _descendants(second.pid) == []
-    second.communicate()
+    second.communicate(timeout=30)
     assert answers(socket)
 
 
@@ -215,7 +253,7 @@ def test_after_a_kill_the_next_owner_starts_a_broker_again(
 ) -> None:
     owner = _ready(owners())
     os.kill(owner.pid, signal.SIGKILL)
-    owner.wait()
+    owner.wait(30)
     _ready(owners())
     assert answers(socket)
 

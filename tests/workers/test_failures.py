@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -22,7 +22,9 @@ def prefork(
 ) -> Deployment:
     """Two children on PostgreSQL; the time limit is 6 s, the visibility time-out 3 s."""
     deployment = deploy(redis_database(), postgres_database)
-    deployment.worker("-P", "prefork", "-c", "2", "-Q", "serve", app=HOSTILE).ready()
+    deployment.worker(
+        "-P", "prefork", "-c", "2", "-Q", "serve", app=HOSTILE, OMP_NUM_THREADS="2"
+    ).ready()
     return deployment
 
 
@@ -38,6 +40,14 @@ def test_prefork_children_answer_bursts_with_a_model_each(
     assert len({row.worker for row in rows}) == 2
     loads = re.findall(r"ForkPoolWorker-\d\] model ", prefork.processes[0].text())
     assert len(loads) == 2
+
+
+def test_prefork_children_take_one_torch_thread_and_die_with_their_parent(
+    prefork: Deployment, client_of: Callable[[Deployment], Client]
+) -> None:
+    client = client_of(prefork)
+    (told,) = client.answers([client.app.send_task("tests.tell", queue="serve")])
+    assert told == {"torch_threads": 1, "dies_with_parent_by": signal.SIGTERM}
 
 
 def test_a_request_that_hangs_or_kills_its_process_is_given_up_and_takes_no_other_along(
@@ -77,15 +87,32 @@ def test_after_kill_9_in_mid_batch_every_request_is_answered_and_stored_once(
 ) -> None:
     deployment = deploy(redis_database())
     client = client_of(deployment)
-    first = deployment.worker("-P", "solo", "-Q", "serve", app=HOSTILE)
-    sent = [client.send("slow", "slowly")]
     redis = client.app.backend.client
-    # Alone: a kill while Redis hands the next message over would lose that one (workers.app).
-    wait_until(lambda: redis.hlen("unacked") == 1, timeout_s=60)
-    os.killpg(first.popen.pid, signal.SIGKILL)
-    assert redis.hlen("unacked") == 1
-    sent += [client.send(f"next-{number}", text) for number, text in enumerate(TEXTS)]
+    first = deployment.worker("-P", "solo", "-Q", "serve", app=HOSTILE, TEST_BATCH_WINDOW_S="2")
+    held = ["slowly"] * 3 + TEXTS[:5]
+    sent = [client.send(f"held-{number}", text) for number, text in enumerate(held)]
+    # All are noted as held and none waits: a kill while Redis hands a message over loses that one
+    # (workers.app), and so does a push before Redis has seen that the killed worker is gone.
+    first.wait_for("slowly begins")
+    assert redis.hlen("unacked") == len(held)
+    first.kill_group()
+    ours = str(redis.connection_pool.connection_kwargs["db"])
+    wait_until(
+        lambda: (
+            not any(
+                other["db"] == ours and other["cmd"] == "brpop" for other in redis.client_list()
+            )
+        )
+    )
+    assert redis.hlen("unacked") == len(held)
+    # As if they had been taken just before: the next worker must look again after its start.
+    taken = redis.zrange("unacked_index", 0, -1)
+    redis.zadd("unacked_index", dict.fromkeys(taken, time.time() + 3600))
     deployment.worker("-P", "solo", "-Q", "serve", app="tests.workers.impatient").ready()
+    assert client.burst("next", TEXTS)[0]["answer"] in LABELS
+    assert {*taken} <= {*redis.hkeys("unacked")}, "it did not take them at its start"
+    redis.zadd("unacked_index", dict.fromkeys(taken, time.time()))
     for answer in client.answers(sent):
         assert answer["answer"] in LABELS
-    wait_until(lambda: len(deployment.outcomes()) == len(sent))
+    wait_until(lambda: len(deployment.outcomes()) == len(held) + len(TEXTS))
+    wait_until(lambda: redis.hlen("unacked") == 0)

@@ -20,14 +20,24 @@ TEXTS = random_texts(40, seed=9)
 @pytest.fixture(scope="module")
 def solo(redis_database: Callable[[], str], deploy: Callable[..., Deployment]) -> Deployment:
     deployment = deploy(redis_database(), shadow={"rate": 0.5, "replay_share": 1.0})
-    everything = deployment.worker("-P", "solo", "-Q", "serve,shadow,control")
-    everything.ready()
+    deployment.worker(
+        *("-P", "solo", "-Q", "serve,shadow,control"),
+        app="tests.workers.telling",
+        OMP_NUM_THREADS="2",
+    ).ready()
     return deployment
 
 
 @pytest.fixture
 def client(solo: Deployment, client_of: Callable[[Deployment], Client]) -> Client:
     return client_of(solo)
+
+
+def test_a_solo_worker_keeps_its_torch_threads_and_outlives_the_shell_that_started_it(
+    client: Client,
+) -> None:
+    (told,) = client.answers([client.app.send_task("tests.tell", queue="control")])
+    assert told == {"torch_threads": 2, "dies_with_parent_by": 0}
 
 
 def test_a_burst_is_answered_in_batches_and_stored(solo: Deployment, client: Client) -> None:
