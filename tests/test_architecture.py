@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +51,10 @@ def test_every_module_says_what_it_is_for() -> None:
 def test_a_reference_says_what_the_code_says(name: str, made: Callable[[], str]) -> None:
     stands = (ROOT / "docs" / name).read_text("utf-8")
     assert stands == made(), f"docs/{name} is out of date: run `{COMMAND}`"
+
+
+def test_every_test_that_the_readme_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text("utf-8")))
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named
+    assert {name for name in named if f"def {name}(" not in sources} == set()
