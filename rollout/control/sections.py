@@ -50,7 +50,8 @@ class ModelSpec(Section):
         description="auto, cpu, mps, cuda or cuda:N.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Number format of the weights; auto: float32 on CPU, bfloat16 on CUDA."
+        default="auto",
+        description="Number format of the weights; auto: float32 on CPU, bfloat16 on CUDA.",
     )
     quantization: Literal["none"] = Field(default="none", description="Only none so far.")
 
