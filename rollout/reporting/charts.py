@@ -18,6 +18,8 @@ from rollout.reporting.wording import NARROW_SPACE, moment, percent
 
 PERCENT = PercentFormatter(1.0, decimals=0, symbol=f"{NARROW_SPACE}%")
 
+EDGE = 0.06
+"""A tick label this near the right end of its axis, as a share of it, ends at its tick."""
 TICK_STEPS = [
     minutes / 1440
     for minutes in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080, 20160)
@@ -147,7 +149,11 @@ def depth_chart(counts: Sequence[tuple[int | None, int]], title: str) -> Markup:
         )
         axes.set_ylim(0, max(shares) * 1.18)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(PERCENT)
+        for place, label in zip(places, axes.get_xticklabels(), strict=True):
+        if end - place < EDGE * (end - start):
+            # Centred, it would be cut off by the chart's edge.
+            label.set_horizontalalignment("right")
+    axes.yaxis.set_major_formatter(PERCENT)
 
     return draw_chart(title, description, draw)
 
@@ -215,4 +221,8 @@ def _time_axis(axes: Axes, shape: str, zone: str) -> None:
             for at in ticks
         ],
     )
+    for place, label in zip(places, axes.get_xticklabels(), strict=True):
+        if end - place < EDGE * (end - start):
+            # Centred, it would be cut off by the chart's edge.
+            label.set_horizontalalignment("right")
     axes.yaxis.set_major_formatter(PERCENT)

@@ -156,12 +156,15 @@ with embedded_broker(Settings()):
 """
 
 
-def test_a_worker_whose_broker_is_gone_still_stops(embedded: Deployment) -> None:
+def test_a_worker_whose_broker_goes_while_it_answers_still_stops(
+    embedded: Deployment, client_of: Callable[[Deployment], Client]
+) -> None:
     owner = _ready(an_owner(embedded.home))
-    worker = embedded.worker("-P", "solo", "-Q", "control", app="tests.workers.impatient").ready()
+    client_of(embedded).send("orphan", "slowly")
+    worker = embedded.worker("-P", "solo", "-Q", "serve", app="tests.workers.hostile")
+    worker.wait_for("slowly begins")
     owner.kill()
     owner.communicate(timeout=30)
-    worker.wait_for("Cannot connect to", count=3)
     worker.stop(timeout_s=20)
 
 
