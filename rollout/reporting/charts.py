@@ -149,11 +149,7 @@ def depth_chart(counts: Sequence[tuple[int | None, int]], title: str) -> Markup:
         )
         axes.set_ylim(0, max(shares) * 1.18)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        for place, label in zip(places, axes.get_xticklabels(), strict=True):
-        if end - place < EDGE * (end - start):
-            # Centred, it would be cut off by the chart's edge.
-            label.set_horizontalalignment("right")
-    axes.yaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_formatter(PERCENT)
 
     return draw_chart(title, description, draw)
 
