@@ -165,7 +165,7 @@ def test_a_worker_whose_broker_goes_while_it_answers_still_stops(
     worker.wait_for("slowly begins")
     owner.kill()
     owner.communicate(timeout=30)
-    worker.stop(timeout_s=20)
+    worker.stop(timeout_s=25)
 
 
 def an_owner(home: Path) -> subprocess.Popen[bytes]:
