@@ -3,10 +3,11 @@
 JSON only; a task is acknowledged when it is done, so that a killed worker's requests are delivered
 again; every task can run twice.
 
-Which pool: solo answers a batch at a time in one process, with torch's own number of threads (every
-core, unless OMP_NUM_THREADS says otherwise) or its GPU; start more workers for more. threads is no
-faster, since the engine takes one batch at a time, but goes on talking to the broker meanwhile.
-prefork gives each child its own model and one torch thread. Greenlet pools are refused.
+Which pool: threads with one thread (`-P threads -c 1`) answers a batch at a time in one process, with
+torch's own number of threads (every core, unless OMP_NUM_THREADS says otherwise) or its GPU, and
+goes on talking to the broker meanwhile; start more workers for more. More threads are no faster,
+since the engine takes one batch at a time. solo does the same without talking meanwhile. prefork
+gives each child its own model and one torch thread. Greenlet pools are refused.
 
 What happens to a batch when something dies:
 - A child of a prefork pool is killed or exceeds the time limit (which only prefork enforces, and
@@ -130,8 +131,8 @@ def _refuse_what_cannot_work(instance: Any, **_: Any) -> None:
     if pool not in SAFE_POOLS:
         # Greenlets cannot switch inside torch: one batch would block the broker's heartbeat.
         _refuse(
-            f"pool {pool!r} deadlocks with torch; use --pool=solo (one process a GPU), "
-            "threads or prefork"
+            f"pool {pool!r} deadlocks with torch; use --pool=threads (one process a GPU), "
+            "solo or prefork"
         )
     _forks = pool == "prefork"
     _serves_model = bool({SERVE, SHADOW} & set(instance.app.amqp.queues.consume_from))

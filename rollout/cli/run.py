@@ -15,8 +15,8 @@ from rollout.values import RolloutError
 
 
 class Pool(StrEnum):
-    solo = "solo"
     threads = "threads"
+    solo = "solo"
     prefork = "prefork"
 
 
@@ -37,8 +37,8 @@ def worker(
         "serve,shadow"
     ),
     pool: Annotated[
-        Pool, typer.Option(help="solo: one process, one model, all its cores or its GPU.")
-    ] = Pool.solo,
+        Pool, typer.Option(help="threads or solo: one model, all cores or the GPU.")
+    ] = Pool.threads,
     concurrency: Annotated[
         int, typer.Option("--concurrency", "-c", min=1, help="Threads or processes of the pool.")
     ] = 1,

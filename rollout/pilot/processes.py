@@ -57,7 +57,7 @@ def running_workers(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]
         for name, queues in (("serve", "serve"), ("background", "shadow,control")):
             log = logs.enter_context((folder / "var" / f"worker-{name}.log").open("wb"))
             command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker"]
-            command += ["-Q", queues, "-P", "solo", "-n", f"{name}@%h", "-l", "info"]
+            command += ["-Q", queues, "-P", "threads", "-c", "1", "-n", f"{name}@%h", "-l", "info"]
             started[name] = subprocess.Popen(
                 command,
                 stdout=log,

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from rollout.store.session import open_store
 from tests.conftest import PostgresServer
@@ -45,6 +46,16 @@ EXITED_SHARE = """
     SELECT AVG(CASE WHEN exit_layer IS NOT NULL THEN 1.0 ELSE 0.0 END)
     FROM outcomes WHERE domain = 'billing' AND arm = 'early'
 """
+
+
+@contextmanager
+def reading(database: str) -> Iterator[Session]:
+    store = open_store(database)
+    try:
+        with store.read() as session:
+            yield session
+    finally:
+        store.close()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +123,7 @@ def test_it_is_rolled_back_after_the_change_and_not_before(
 def test_the_reports_figures_equal_plain_sql(pilot: tuple[dict[str, Any], str]) -> None:
     result, database = pilot
     figures = json.loads(Path(result["report"]["json"]).read_text())["period"]["summary"]
-    with open_store(database).read() as session:
+    with reading(database) as session:
         row = session.execute(text(BY_ARM)).mappings().one()
         exits = float(session.execute(text(EXIT_AGREEMENT)).scalar_one())
         exited = float(session.execute(text(EXITED_SHARE)).scalar_one())
@@ -132,7 +143,7 @@ def test_every_request_has_one_outcome_and_every_replay_agrees(
     pilot: tuple[dict[str, Any], str],
 ) -> None:
     result, database = pilot
-    with open_store(database).read() as session:
+    with reading(database) as session:
         count, ids, replays, differing = session.execute(
             text(
                 "SELECT COUNT(*), COUNT(DISTINCT request_id), COUNT(replay_matches), "
@@ -156,7 +167,7 @@ def test_the_report_and_the_page_are_there_and_self_contained(
 
 def test_a_request_that_disagreed_can_be_explained(pilot: tuple[dict[str, Any], str]) -> None:
     result, database = pilot
-    with open_store(database).read() as session:
+    with reading(database) as session:
         request_id = session.execute(
             text("SELECT request_id FROM outcomes WHERE arm = 'early' AND agreement = 0 LIMIT 1")
         ).scalar_one()

@@ -85,7 +85,7 @@ def refused(
         ("behind", "rollout: database"),
         ("spec", "did you mean"),
         ("model", "no config.json there"),
-        ("pool", "rollout: pool 'greenlets' deadlocks with torch; use --pool=solo"),
+        ("pool", "rollout: pool 'greenlets' deadlocks with torch; use --pool=threads"),
     ],
 )
 def test_a_worker_that_cannot_serve_says_why_and_exits_with_2(
