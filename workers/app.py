@@ -3,11 +3,11 @@
 JSON only; a task is acknowledged when it is done, so that a killed worker's requests are delivered
 again; every task can run twice.
 
-Which pool: threads with one thread (`-P threads -c 1`) answers a batch at a time in one process, with
-torch's own number of threads (every core, unless OMP_NUM_THREADS says otherwise) or its GPU, and
-goes on talking to the broker meanwhile; start more workers for more. More threads are no faster,
-since the engine takes one batch at a time. solo does the same without talking meanwhile. prefork
-gives each child its own model and one torch thread. Greenlet pools are refused.
+Which pool: threads with one thread (`-P threads -c 1`) answers a batch at a time in one process,
+with torch's own number of threads (every core, unless OMP_NUM_THREADS says otherwise) or its GPU,
+and goes on talking to the broker meanwhile; start more workers for more. More threads are no
+faster, since the engine takes one batch at a time. solo does the same without talking meanwhile.
+prefork gives each child its own model and one torch thread. Greenlet pools are refused.
 
 What happens to a batch when something dies:
 - A child of a prefork pool is killed or exceeds the time limit (which only prefork enforces, and
