@@ -220,15 +220,13 @@ Share of right answers on fresh mails, weights as shipped, in float32:
 | level | accuracy |
 | --- | --- |
 {table}
-
-On `condition` one of two named wishes is right, so 0.5 is a guess between them.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rollout.pilot.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--steps", type=int, default=1150)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--rows", type=int, default=64, help="mails in a batch")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--basics", type=int, default=320, help="first steps, usual mails only")
