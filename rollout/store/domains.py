@@ -152,12 +152,23 @@ def apply(
             session,
             domain=domain.name,
             action="apply",
-            reason=f"applied by {actor}: {'; '.join(lines)}",
+            reason=f"applied by {actor}: {_summary(row, domain, lines)}",
             actor=actor,
             now=now,
             facts={"changes": lines},
         )
     return changes
+
+
+def _summary(row: Domain | None, domain: AppliedDomain, lines: Sequence[str]) -> str:
+    """What changed; of a new domain the promise only, since every key is new."""
+    if row is not None:
+        return "; ".join(lines)
+    promise, stages = domain.spec.agreement, domain.spec.stages
+    return (
+        f"a new domain with {len(domain.labels)} labels, target {promise.target:g}, "
+        f"floor {promise.floor:g}, stages {', '.join(f'{stage:g}' for stage in stages)}"
+    )
 
 
 def _write(

@@ -116,6 +116,15 @@ def test_every_change_is_in_the_ledger_with_who_and_what(store: Store, home: Pat
     assert row.evidence == {"changes": ["dwell: 30m -> 1h"]}
 
 
+def test_a_new_domains_row_names_its_promise_in_one_sentence(store: Store, home: Path) -> None:
+    applied(store, home)
+    with store.read() as session:
+        row = history(session, "billing", 1)[0]
+    assert row.reason.startswith("applied by alice: a new domain with ")
+    assert "target 0.98, floor 0.95, stages 0, " in row.reason
+    assert any(line.startswith("dwell: ") for line in row.evidence["changes"])
+
+
 @pytest.mark.parametrize("stages", [[0, 0.2, 0.6, 1], [0, 1], [0, 0.05, 0.1, 0.5, 0.6, 1]])
 def test_new_stages_never_widen_a_domain(store: Store, home: Path, stages: list[float]) -> None:
     applied(store, home)
