@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rollout.cli.shell import Domain, Why, actor, checked_store, now, say
+from rollout.cli.shell import Domain, Json, Why, actor, checked_store, now, print_json, say
 from rollout.control.commands import Verb, command
 from rollout.store.catalog import set_kill_switch
 from rollout.store.domains import load_domain
@@ -31,36 +31,36 @@ def register(app: typer.Typer) -> None:
         app.command(name, rich_help_panel="Overrule the controller")(function)
 
 
-def pause(domain: Domain, why: Why = "") -> None:
+def pause(domain: Domain, why: Why = "", json: Json = False) -> None:
     """Keep a domain from being promoted. Rollback stays live.
 
     Example: `rollout pause billing --why "price change on Monday"`
     """
-    _command(domain, "pause", why)
+    _command(domain, "pause", why, json)
 
 
-def resume(domain: Domain, why: Why = "") -> None:
+def resume(domain: Domain, why: Why = "", json: Json = False) -> None:
     """Let a paused or aborted domain go on.
 
     Example: `rollout resume billing`
     """
-    _command(domain, "resume", why)
+    _command(domain, "resume", why, json)
 
 
-def promote(domain: Domain, why: Why = "") -> None:
+def promote(domain: Domain, why: Why = "", json: Json = False) -> None:
     """Approve the next stage where it waits for that, else enter it now, without waiting.
 
     Example: `rollout promote billing --why "checked by hand"`
     """
-    _command(domain, "promote", why)
+    _command(domain, "promote", why, json)
 
 
-def abort(domain: Domain, why: Why = "") -> None:
+def abort(domain: Domain, why: Why = "", json: Json = False) -> None:
     """Send a domain's whole traffic to full depth until `rollout resume`.
 
     Example: `rollout abort billing --why "complaints"`
     """
-    _command(domain, "abort", why)
+    _command(domain, "abort", why, json)
 
 
 def kill_switch(
@@ -68,6 +68,7 @@ def kill_switch(
         OnOff, typer.Argument(help="on: full depth for everybody; off: as decided per domain.")
     ],
     why: Why = "",
+    json: Json = False,
 ) -> None:
     """Full depth for all new requests of all domains, within two seconds.
 
@@ -77,10 +78,13 @@ def kill_switch(
         moved = set_kill_switch(
             session, on=position is OnOff.on, actor=actor(), reason=why, now=now()
         )
+    if json:
+        print_json({"kill_switch": position.value, "moved": moved})
+        return
     say(f"kill switch is {position.value}{'' if moved else ' (it was before)'}")
 
 
-def _command(domain: str, verb: Verb, why: str) -> None:
+def _command(domain: str, verb: Verb, why: str, json: bool) -> None:
     with checked_store().write() as session:
         applied = load_domain(session, domain)
         # Locked: a person's abort must not lose its race against the controller's next tick.
@@ -99,4 +103,16 @@ def _command(domain: str, verb: Verb, why: str) -> None:
             spec_hash=applied.spec_hash,
             now=now(),
         )
+    if json:
+        after = decision.state_after
+        print_json(
+            {
+                "domain": domain,
+                "action": decision.action,
+                "reason": decision.reason,
+                "stage": after.stage_weight(applied.spec),
+                "mode": after.mode,
+            }
+        )
+        return
     say(decision.reason)

@@ -46,6 +46,18 @@ def test_a_command_in_the_wrong_order_says_what_would_be_right(
     assert len(run("history", "support", "--json").json) == rows
 
 
+def test_commands_tell_scripts_where_the_domain_now_stands(run: Run, applied: Path) -> None:
+    told = run("abort", "support", "--why", "complaints", "--json").json
+    assert (told["domain"], told["action"], told["mode"], told["stage"]) == (
+        "support",
+        "abort",
+        "aborted",
+        0.0,
+    )
+    assert "complaints" in told["reason"]
+    assert run("kill-switch", "on", "--json").json == {"kill_switch": "on", "moved": True}
+
+
 def test_an_aborted_domain_resumes(run: Run, applied: Path) -> None:
     run("abort", "support", "--why", "complaints")
     assert run("status", "--json").json[0]["mode"] == "aborted"
