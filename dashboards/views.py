@@ -18,8 +18,8 @@ from rollout.reporting.savings import request_account
 from rollout.reporting.wording import duration, percent
 from rollout.stats.promotion import expected_more
 from rollout.store import catalog, ledger
-from rollout.store.models import DecisionRow, Incident, Outcome, RolloutState, Trace
-from rollout.values import Arm, RolloutError
+from rollout.store.models import DecisionRow, Incident, Outcome, RolloutState
+from rollout.store.queries import explain
 
 SHOWN = timedelta(days=7)
 """How far back a page looks."""
@@ -151,42 +151,24 @@ def change_token(session: Session, name: str) -> str:
 
 
 def request_json(session: Session, request_id: str) -> dict[str, Any]:
-    """Everything stored of one request: its outcome, account and depth trace.
+    """What `rollout explain` knows of one request, and its account in layers.
 
     Raises:
         RolloutError: no such request is stored.
     """
-    row = session.scalar(select(Outcome).where(Outcome.request_id == request_id))
-    if row is None:
-        raise RolloutError(
-            f"no request {request_id!r} in the store; "
-            "an answer may take a few seconds to be written"
-        )
-    arm: Arm = "early" if row.arm == "early" else "control"
+    found = explain(session, request_id)
+    row = found.outcome
     account = request_account(
-        arm,
-        row.depth,
-        row.layers_run,
-        row.probes,
-        row.probe_cost,
-        row.shadow_layers,
-        row.replay_layers,
+        row["arm"],
+        row["depth"],
+        row["layers_run"],
+        row["probes"],
+        row["probe_cost"],
+        row["shadow_layers"],
+        row["replay_layers"],
     )
-    trace = session.get(Trace, request_id)
     plain: dict[str, Any] = json_value(
-        {
-            "outcome": {
-                column.key: getattr(row, column.key) for column in Outcome.__mapper__.columns
-            },
-            "layers": {**asdict(account), "net": account.net},
-            "trace": trace
-            and {
-                "exit_layers": trace.exit_layers,
-                "answers": trace.answers,
-                "confidences": trace.confidences,
-                "full_answer": trace.full_answer,
-            },
-        }
+        {**found.to_json(), "layers": {**asdict(account), "net": account.net}}
     )
     return plain
 

@@ -125,8 +125,8 @@ def test_a_request_is_told_with_its_account_and_trace(week_store: Store) -> None
     assert early["outcome"]["exit_layer"] == 2
     assert early["layers"]["gross"] == 6
     assert early["layers"]["net"] == pytest.approx(6 - 6 - 2 * 0.05)
-    assert early["trace"] is None
-    assert control["trace"]["exit_layers"] == [2, 4, 6]
+    assert early["exits"] == []
+    assert [point["layer"] for point in control["exits"]] == [2, 4, 6]
 
 
 def test_health_is_ok_only_while_the_store_answers(client: TestClient) -> None:
