@@ -10,15 +10,13 @@ import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from rollout.control.spec import load_spec
-from rollout.engine.loading import load_model
-from rollout.engine.segments import Segments, check_exactness
+from rollout.engine.segments import Segments
 from rollout.serving.domain_engine import DomainEngines
+from rollout.serving.model import load_checked
 from rollout.serving.outbox import Outbox
 from rollout.serving.path import ServingPath
 from rollout.serving.policy_cache import PolicyCache
@@ -57,23 +55,8 @@ def serving_process() -> ServingProcess:
     Raises:
         RolloutError: no spec, no model, or a model that is refused.
     """
-    # A bar drawn with carriage returns has no place in a log.
-    disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = Settings()
-    spec = load_spec(settings.spec_path)
-    loaded = load_model(
-        model_folder(settings, spec.model.id), device=spec.model.device, dtype=spec.model.dtype
-    )
-    segments = Segments(loaded)
-    difference = check_exactness(segments)
-    log.info(
-        "model %s (%s) loaded on %s: %d layers, loop differs from its own forward by %.1e",
-        spec.model.id,
-        loaded.revision[:12],
-        loaded.device,
-        loaded.depth,
-        difference,
-    )
+    segments = load_checked(settings.home, load_spec(settings.spec_path).model)
     policies = PolicyCache(store())
     engines = DomainEngines(segments, settings.heads)
     path = ServingPath(
@@ -130,11 +113,6 @@ def check_model_in_a_child() -> None:
     os.waitpid(child, 0)
     if why:
         raise RolloutError(why)
-
-
-def model_folder(settings: Settings, model_id: str) -> Path:
-    """`model.id` as a path, relative to the folder of rollout.yaml."""
-    return settings.home / model_id
 
 
 def limit_torch_threads() -> None:

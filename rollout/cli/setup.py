@@ -191,12 +191,9 @@ def calibrate(
     Example: `rollout calibrate billing --texts last_month.csv`
     """
     # torch is slow to import, and only this command needs it.
-    from transformers.utils.logging import disable_progress_bar
-
     from rollout.engine.criteria import CRITERIA
-    from rollout.engine.loading import load_model
-    from rollout.engine.segments import Segments, check_exactness
     from rollout.serving.calibrate import calibrate_domain, read_texts
+    from rollout.serving.model import load_checked
 
     if criterion not in CRITERIA:
         raise RolloutError(f"--criterion {criterion!r} is not one of {', '.join(CRITERIA)}")
@@ -206,11 +203,7 @@ def calibrate(
     with store.read() as session:
         applied = load_domain(session, domain)
     past = read_texts(texts)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    segments = Segments(
-        load_model(settings().home / model.id, device=model.device, dtype=model.dtype)
-    )
-    check_exactness(segments)
+    segments = load_checked(settings().home, model)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         running = bar.add_task("calibrating", total=None)
         done = calibrate_domain(

@@ -18,18 +18,16 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy import func, select
-from transformers.utils.logging import disable_progress_bar
 
 from dashboards.pages import render_snapshot
 from rollout.control.spec import Spec, load_spec
-from rollout.engine.loading import load_model
-from rollout.engine.segments import Segments, check_exactness
 from rollout.pilot.home import DOMAIN, free_folder, write_home
 from rollout.pilot.processes import answers, running_workers
 from rollout.pilot.texts import generate
 from rollout.reporting.week import IsoWeek
 from rollout.reporting.weekly import ReportPaths, write_report
 from rollout.serving.calibrate import CalibratedPolicy, calibrate_domain
+from rollout.serving.model import load_checked
 from rollout.serving.policy_cache import POLICY_TTL_S
 from rollout.settings import Settings
 from rollout.store.domains import apply, load_domain
@@ -138,12 +136,9 @@ def _as_planned(events: tuple[Event, ...], promotions: int, changed_at: datetime
 def _calibrate(
     bar: Progress, store: Store, settings: Settings, spec: Spec, now: datetime, seed: int
 ) -> CalibratedPolicy:
-    model = spec.model
-    disable_progress_bar()  # type: ignore[no-untyped-call]
     # A model this small is no faster on more, and much slower where cores are shared.
     torch.set_num_threads(1)
-    segments = Segments(load_model(Path(model.id), device=model.device, dtype=model.dtype))
-    check_exactness(segments)
+    segments = load_checked(settings.home, spec.model)
     with store.read() as session:
         applied = load_domain(session, DOMAIN)
     running = bar.add_task("calibrating on last month's mails", total=None)
