@@ -1,20 +1,26 @@
-"""A tiny random Llama with a real tokenizer: exactness, exits and refusals need no training."""
+"""A tiny random model with a real tokenizer: exactness, exits and refusals need no training."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 WORDS = "please refund my invoice and cancel the old plan before the next payment of march".split()
 LABELS = ("refund", "invoice", "payment", "cancel")
 TEMPLATE = "mail : {{ text }}\nintent :"
 
 
-def save_model(folder: Path, seed: int) -> Path:
-    """Write a random model of 6 layers to the folder; the same seed gives the same model."""
+def save_model(folder: Path, seed: int, family: str = "llama", **of_its_own: Any) -> Path:
+    """Write a random model of 6 layers to the folder; the same seed gives the same model.
+
+    Args:
+        family: Model type, such as llama or qwen3.
+        of_its_own: What only that family's configuration has.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -26,7 +32,8 @@ def save_model(folder: Path, seed: int) -> Path:
     tokenizer.train_from_iterator([" ".join(WORDS), "mail : intent :", " ".join(LABELS)], trainer)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,
         intermediate_size=64,
@@ -36,8 +43,9 @@ def save_model(folder: Path, seed: int) -> Path:
         max_position_embeddings=64,
         initializer_range=0.3,
         pad_token_id=0,
+        **of_its_own,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
