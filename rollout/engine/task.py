@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jinja2
 import torch
@@ -35,6 +35,8 @@ class ChoiceTask:
         label_tokens: Token ids of each label as a continuation of the prompt.
         branches: Distinct proper prefixes of the labels' tokens; the first one is empty.
         fingerprint: SHA-256 over labels, tokens and template; heads are bound to it.
+        label_weight: Unembedding rows of the labels' first tokens, [labels, width].
+        label_bias: Their bias, [labels]; None where the model has none.
     """
 
     loaded: LoadedModel
@@ -43,6 +45,8 @@ class ChoiceTask:
     label_tokens: tuple[tuple[int, ...], ...]
     branches: tuple[tuple[int, ...], ...]
     fingerprint: str
+    label_weight: Tensor = field(repr=False, compare=False)
+    label_bias: Tensor | None = field(repr=False, compare=False)
 
     @property
     def rows_per_request(self) -> int:
@@ -77,12 +81,9 @@ class ChoiceTask:
             [requests, labels], float32: logits where every label is one token (their softmax is
             the labels' relative probability), summed log-probabilities otherwise.
         """
-        unembedding = self.loaded.unembedding
         if self.rows_per_request == 1:
-            rows = torch.tensor([tokens[0] for tokens in self.label_tokens], device=normed.device)
-            bias = None if unembedding.bias is None else unembedding.bias[rows]
-            return torch.nn.functional.linear(normed, unembedding.weight[rows], bias).float()
-        log_probabilities = unembedding(normed).float().log_softmax(-1)
+            return torch.nn.functional.linear(normed, self.label_weight, self.label_bias).float()
+        log_probabilities = self.loaded.unembedding(normed).float().log_softmax(-1)
         per_request = log_probabilities.unflatten(0, (-1, self.rows_per_request))
         columns = []
         for tokens in self.label_tokens:
@@ -110,6 +111,9 @@ def compile_task(loaded: LoadedModel, labels: Sequence[str], template: str) -> C
     branches = tuple(
         dict.fromkeys(tokens[:place] for tokens in label_tokens for place in range(len(tokens)))
     )
+    # Gathered once: at every probe it would cost a copy, and on CUDA a synchronisation.
+    first_tokens = torch.tensor([tokens[0] for tokens in label_tokens], device=loaded.device)
+    bias = loaded.unembedding.bias
     content = repr((tuple(labels), label_tokens, template)).encode()
     return ChoiceTask(
         loaded,
@@ -118,6 +122,8 @@ def compile_task(loaded: LoadedModel, labels: Sequence[str], template: str) -> C
         label_tokens,
         tuple(sorted(branches, key=len)),
         hashlib.sha256(content).hexdigest(),
+        loaded.unembedding.weight[first_tokens],
+        None if bias is None else bias[first_tokens],
     )
 
 
