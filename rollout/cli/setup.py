@@ -192,8 +192,9 @@ def calibrate(
     """
     # torch is slow to import, and only this command needs it.
     from rollout.engine.criteria import CRITERIA
-    from rollout.serving.calibrate import calibrate_domain, read_texts
+    from rollout.serving.calibrate import calibrate_domain
     from rollout.serving.model import load_checked
+    from rollout.serving.past import read_texts
 
     if criterion not in CRITERIA:
         raise RolloutError(f"--criterion {criterion!r} is not one of {', '.join(CRITERIA)}")

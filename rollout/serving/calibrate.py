@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -41,33 +39,6 @@ class CalibratedPolicy:
     policy: ExitPolicy
     choice: ThresholdChoice
     texts: int
-
-
-def read_texts(path: Path) -> list[str]:
-    """Texts from .csv (column `text`), .jsonl (key `text`) or a plain file, one per line.
-
-    Raises:
-        RolloutError: unreadable file, no such column, no texts.
-    """
-    try:
-        if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8") as file:
-                texts = [row["text"] for row in csv.DictReader(file)]
-        elif path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            texts = [json.loads(line)["text"] for line in lines if line.strip()]
-        else:
-            texts = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise RolloutError(f"{path}: there is no such file") from error
-    except (KeyError, TypeError) as error:
-        raise RolloutError(f"{path}: a row has no `text`; name the column or key `text`") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise RolloutError(f"{path}: cannot be read: {error}") from error
-    texts = [text for text in texts if text and text.strip()]
-    if not texts:
-        raise RolloutError(f"{path}: there is no text in it")
-    return texts
 
 
 def calibrate_domain(
