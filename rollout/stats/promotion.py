@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 ALTERNATIVES = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Where the alternatives lie between the floor (0) and perfect agreement (1)."""
 
-_LARGEST_LOG = 700.0
+LARGEST_LOG = 700.0
 """Just under the logarithm of the largest float."""
 
 
@@ -92,7 +92,7 @@ class PromotionTest:
     @property
     def e_value(self) -> float:
         """E, cut off at e^700 so that it stays a finite float."""
-        return math.exp(min(self.log_e_value, _LARGEST_LOG))
+        return math.exp(min(self.log_e_value, LARGEST_LOG))
 
     def to_json(self) -> dict[str, Any]:
         return {"floor": self.floor, "count": self.count, "mismatches": self.mismatches}

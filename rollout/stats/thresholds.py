@@ -174,6 +174,43 @@ def choose_threshold(
     )
 
 
+def threshold_losses(
+    confidence: ArrayLike,
+    agrees: ArrayLike,
+    allowed: ArrayLike,
+    thresholds: Sequence[float],
+    severity: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """What each threshold's answer costs at each row: nothing where it agrees or is full depth.
+
+    Args:
+        confidence, agrees, allowed: [rows, exits], as in `choose_threshold`.
+        severity: [rows, exits], in [0, 1], the loss of that exit's answer where it disagrees (a
+            cost matrix divided by its largest entry); None: 1.
+
+    Returns:
+        [rows, thresholds], in [0, 1].
+
+    >>> threshold_losses([[0.6, 0.9]], [[False, True]], [[True, True]], [0.8, 0.5]).tolist()
+    [[0.0, 1.0]]
+    """
+    sure = np.where(np.asarray(allowed, dtype=bool), confidence, np.nan)
+    costs = np.where(np.asarray(agrees, dtype=bool), 0.0, 1.0 if severity is None else severity)
+    losses = np.empty((len(sure), len(thresholds)))
+    for column, threshold in enumerate(thresholds):
+        first = _first_exit(sure, threshold)
+        padded = np.column_stack([costs, np.zeros(len(sure))])  # [rows, exits + 1]
+        losses[:, column] = padded[np.arange(len(sure)), first]
+    return losses
+
+
+def _first_exit(confidence: NDArray[np.float64], threshold: float) -> NDArray[np.intp]:
+    """Index of the exit taken, [rows]; the number of exits where none is."""
+    takes = confidence >= threshold  # [rows, exits]; NaN is False
+    first: NDArray[np.intp] = np.where(takes.any(axis=1), takes.argmax(axis=1), confidence.shape[1])
+    return first
+
+
 def propose_thresholds(confidence: NDArray[np.float64], candidates: int) -> list[float]:
     """At most `candidates` thresholds, safest (1.0) first: quantiles of the finite confidences.
 
