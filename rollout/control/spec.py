@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -18,9 +18,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from rollout.control.schema import DomainSpec, Spec
 from rollout.values import RolloutError
 
-__all__ = ["DomainSpec", "Spec", "SpecError", "diff_specs", "load_spec", "spec_hash"]
+__all__ = ["DomainSpec", "Spec", "SpecError", "diff_specs", "load_section", "load_spec", "spec_hash"]
 
 Location = tuple[str | int, ...]
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 _EXPECTED = {
     "tuple_type": "must be a list in brackets",
@@ -40,12 +41,21 @@ def load_spec(path: Path) -> Spec:
     Raises:
         SpecError: with all errors of the file at once.
     """
-    document = _parse(path)
+    return load_section(path, Spec, "`rollout init` writes one to start from")
+
+
+def load_section(path: Path, schema: type[SectionT], way_out: str) -> SectionT:
+    """A YAML file validated by `schema`; `way_out` is what to do where there is no such file.
+
+    Raises:
+        SpecError: with all errors of the file at once.
+    """
+    document = _parse(path, schema, way_out)
     try:
-        return Spec.model_validate(document)
+        return schema.model_validate(document)
     except ValidationError as error:
         found: dict[tuple[Location, int], list[str]] = {}
-        for at, wrong in _problems(error):
+        for at, wrong in _problems(error, schema):
             found.setdefault(_place(document, at), []).append(wrong)
         # A union reports once per alternative: one line, any of them mends it.
         lines = [
@@ -84,13 +94,11 @@ def diff_specs(old: dict[str, Any] | None, new: DomainSpec) -> list[str]:
     return lines
 
 
-def _parse(path: Path) -> CommentedMap:
+def _parse(path: Path, schema: type[BaseModel], way_out: str) -> CommentedMap:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SpecError(
-            f"{path}: there is no such file; `rollout init` writes one to start from"
-        ) from None
+        raise SpecError(f"{path}: there is no such file; {way_out}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     try:
@@ -109,13 +117,16 @@ def _parse(path: Path) -> CommentedMap:
     except YAMLError as error:
         raise SpecError(f"{path}: this is not YAML: {error}") from None
     if document is None:
-        raise SpecError(f"{path}: the file is empty; `rollout init` writes one to start from")
+        raise SpecError(f"{path}: the file is empty; {way_out}")
     if not isinstance(document, CommentedMap):
-        raise SpecError(f"{path}:1: expected the keys model, cost and domains at the top")
+        first, last = list(schema.model_fields)[:-1], list(schema.model_fields)[-1]
+        raise SpecError(f"{path}:1: expected the keys {', '.join(first)} and {last} at the top")
     return document
 
 
-def _problems(error: ValidationError) -> Iterator[tuple[Location, str]]:
+def _problems(
+    error: ValidationError, schema: type[BaseModel]
+) -> Iterator[tuple[Location, str]]:
     for item in error.errors(include_url=False):
         at: Location = item["loc"]
         context: dict[str, Any] = item.get("ctx", {})
@@ -123,7 +134,7 @@ def _problems(error: ValidationError) -> Iterator[tuple[Location, str]]:
             for below, wrong in context["problems"]:
                 yield (*at, *below), wrong
         elif item["type"] == "extra_forbidden":
-            yield at, _unknown_key(at)
+            yield at, _unknown_key(at, schema)
         elif item["type"] == "missing":
             yield at, "is missing; add it"
         elif item["type"] == "value_error":
@@ -135,17 +146,17 @@ def _problems(error: ValidationError) -> Iterator[tuple[Location, str]]:
             yield at, f"{wrong} (is {item['input']!r})"
 
 
-def _unknown_key(at: Location) -> str:
-    known = _keys_at(at[:-1])
+def _unknown_key(at: Location, schema: type[BaseModel]) -> str:
+    known = _keys_at(at[:-1], schema)
     close = difflib.get_close_matches(str(at[-1]), known, n=1)
     if close:
         return f"unknown key; did you mean {close[0]}?"
     return f"unknown key; known here: {', '.join(known)}"
 
 
-def _keys_at(at: Location) -> list[str]:
+def _keys_at(at: Location, schema: type[BaseModel]) -> list[str]:
     """The keys that the schema knows at a location."""
-    section: type[BaseModel] = Spec
+    section = schema
     for part in at:
         # The name of a domain is a key of the user's own, so it is no field: stay.
         field = section.model_fields.get(str(part))
