@@ -18,7 +18,15 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from rollout.control.schema import DomainSpec, Spec
 from rollout.values import RolloutError
 
-__all__ = ["DomainSpec", "Spec", "SpecError", "diff_specs", "load_section", "load_spec", "spec_hash"]
+__all__ = [
+    "DomainSpec",
+    "Spec",
+    "SpecError",
+    "diff_specs",
+    "load_section",
+    "load_spec",
+    "spec_hash",
+]
 
 Location = tuple[str | int, ...]
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -124,9 +132,7 @@ def _parse(path: Path, schema: type[BaseModel], way_out: str) -> CommentedMap:
     return document
 
 
-def _problems(
-    error: ValidationError, schema: type[BaseModel]
-) -> Iterator[tuple[Location, str]]:
+def _problems(error: ValidationError, schema: type[BaseModel]) -> Iterator[tuple[Location, str]]:
     for item in error.errors(include_url=False):
         at: Location = item["loc"]
         context: dict[str, Any] = item.get("ctx", {})
