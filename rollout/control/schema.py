@@ -10,19 +10,22 @@ from pydantic import Field, field_validator, model_validator
 
 from rollout.control.durations import FreezeWindow
 from rollout.control.sections import (
-    AgreementSpec,
     ApprovalSpec,
     CostSpec,
     Duration,
-    EvidenceSpec,
     ModelSpec,
     Problem,
-    RollbackSpec,
     Section,
-    ShadowSpec,
     TaskSpec,
     TextSpec,
     raise_all,
+)
+from rollout.control.steering import (
+    AgreementSpec,
+    EvidenceSpec,
+    LeverSpec,
+    RollbackSpec,
+    ShadowSpec,
 )
 
 __all__ = ["NEVER_EARLY", "CostSpec", "DomainSpec", "ModelSpec", "Spec"]
@@ -60,6 +63,7 @@ class DomainSpec(Section):
         default=(), description="Weekly windows without promotions, with a time zone."
     )
     rollback: RollbackSpec = Field(default=RollbackSpec(), description="When agreement is lost.")
+    levers: LeverSpec = Field(default=LeverSpec(), description="What is moved first.")
     evidence: EvidenceSpec = Field(default=EvidenceSpec(), description="When evidence counts.")
     text: TextSpec = Field(default=TextSpec(), description="Whether texts are kept.")
 
@@ -113,6 +117,13 @@ class DomainSpec(Section):
                     f"{self.rollback.to:g} is not a stage below the last; stages are {known}",
                 )
             )
+        if self.evidence.safe_share not in self.stages:
+            problems.append(
+                (
+                    ("evidence", "safe_share"),
+                    f"{self.evidence.safe_share:g} is not a stage; stages are {known}",
+                )
+            )
         raise_all(problems)
         return self
 
@@ -120,11 +131,6 @@ class DomainSpec(Section):
     def freeze_windows(self) -> tuple[FreezeWindow, ...]:
         """`freeze`, parsed."""
         return tuple(FreezeWindow.parse(window) for window in self.freeze)
-
-    @property
-    def promotion_alpha(self) -> float:
-        """The share of alpha that each of a climb's promotions may use."""
-        return self.agreement.alpha / (len(self.stages) - 1)
 
     @property
     def guarded(self) -> dict[str, float]:
