@@ -133,6 +133,11 @@ class DomainSpec(Section):
         return tuple(FreezeWindow.parse(window) for window in self.freeze)
 
     @property
+    def promotion_alpha(self) -> float:
+        """What each promotion of a straight climb uses of alpha; as much is kept in reserve."""
+        return self.agreement.alpha / len(self.stages)
+
+    @property
     def guarded(self) -> dict[str, float]:
         """Labels with an agreement of their own."""
         return {
