@@ -77,8 +77,14 @@ class ChangeDetector:
         """A detector that has seen nothing. Raises ValueError for rates outside (0, 0.5]."""
         return cls(tolerated_error, mean_time_to_false_alarm)
 
-    def update(self, disagreed: NDArray[np.bool_] | Iterable[bool]) -> ChangeDetector:
-        """The detector after these observations, in order; the split into batches is immaterial."""
+    def update(
+        self, disagreed: NDArray[np.bool_] | Iterable[bool] | Iterable[float]
+    ) -> ChangeDetector:
+        """The detector after these observations, in order; the split into batches is immaterial.
+
+        A loss between 0 and 1 takes the likelihood ratio between theirs: its mean is at most 1
+        wherever the mean loss is at most the tolerated error, so the promise holds for losses, too.
+        """
         rates = rates_after_change(self.tolerated_error)
         on_error = [rate / self.tolerated_error for rate in rates]
         else_ = [(1.0 - rate) / (1.0 - self.tolerated_error) for rate in rates]
@@ -87,7 +93,13 @@ class ChangeDetector:
         # Plain floats in order, not cumulative products: the same bits for every batch split, and
         # under a microsecond a step.
         for error in disagreed:
-            ratios = on_error if error else else_
+            if error in (0, 1):
+                ratios = on_error if error else else_
+            else:
+                ratios = [
+                    error * high + (1.0 - error) * low
+                    for high, low in zip(on_error, else_, strict=True)
+                ]
             levels = [(1.0 + level) * ratio for level, ratio in zip(levels, ratios, strict=True)]
             total = sum(levels)
             if total >= alarm_sum:
