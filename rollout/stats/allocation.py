@@ -93,7 +93,7 @@ class SampleRatioTest:
 
     @property
     def e_value(self) -> float:
-        """Evidence so far, cut off at e^700, which one request in an arm of weight 0 is enough for."""
+        """Evidence so far, cut off at e^700; one request in an arm of weight 0 suffices."""
         log_e = math.inf if self.impossible else float(log_mean(np.array(self.log_ratios)))
         return to_e_value(log_e)
 

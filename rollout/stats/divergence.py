@@ -6,8 +6,8 @@ null distribution, where reference and window are multinomial draws of their siz
 distribution, and not the customary 0.1 or 0.25: with 10 bins and a reference of 1,000, PSI is above
 0.1 without any change in four windows of 100 out of ten, and in none of 1,000.
 
-The level of a look is window / mean time to false alarm, so that a false alarm comes, on average, no
-sooner than stated, in observations.
+The level of a look is window / mean time to false alarm, so that a false alarm comes, on average,
+no sooner than stated, in observations.
 
 References:
     Yurdakul and Naranjo (2020), Statistical properties of the population stability index, sec. 3

@@ -1,10 +1,10 @@
 """Which threshold may be served: of all whose disagreement is certified, the one that saves most.
 
 Learn-then-Test with fixed-sequence testing: candidates are walked from the safest on, each tested
-against "risk > limit" with an exact binomial p-value at the full level alpha, until the first one
-fails. The chance that any certified candidate's true risk exceeds the limit is at most alpha, so
-the best saving may be picked among them on the same rows. The candidates themselves must not come
-from these rows: they are proposed on a part that certifies nothing.
+against "risk > limit" at the full level alpha, until the first one fails. The chance that any
+certified candidate's true risk exceeds the limit is at most alpha, so the best saving may be picked
+among them on the same rows. The candidates themselves must not come from these rows: they are
+proposed on a part that certifies nothing.
 
 Reference: Angelopoulos, Bates, Candès, Jordan, Lei (2021), Learn then Test: calibrating predictive
 algorithms to achieve risk control, sec. 2 (p-values from losses) and sec. 3.2 (fixed sequence).
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, binom
+
+from rollout.stats.risk import risk_p_value, risk_upper_bound
 
 _PROPOSING = 5
 """Without an explicit split, every fifth row only proposes candidates."""
@@ -31,7 +32,8 @@ class TriedThreshold:
     Attributes:
         threshold: Confidence from which an exit is taken.
         certified: Whether its risk is certified not to exceed the limit.
-        p_value: Exact binomial p-value against "risk > limit".
+        p_value: Against "risk > limit".
+        risk: Mean loss: the share of mismatches, each times its severity.
         mismatches: Rows answered early and differently from full depth.
         exit_share: Share of rows answered early.
         mean_layers: Mean layers run for an answer, probes not counted.
@@ -41,6 +43,7 @@ class TriedThreshold:
     threshold: float
     certified: bool
     p_value: float
+    risk: float
     mismatches: int
     exit_share: float
     mean_layers: float
@@ -53,8 +56,8 @@ class ThresholdChoice:
 
     Attributes:
         threshold: One confidence threshold for all exits.
-        certified_risk: Upper bound, at level alpha, of the share of requests answered differently
-            (one-sided Clopper-Pearson).
+        certified_risk: Upper bound, at level alpha, of the mean loss: of the share of requests
+            answered differently (one-sided Clopper-Pearson), each times its severity.
         rows: Rows that certified it.
         tried: All candidates, safest first.
     """
@@ -88,11 +91,12 @@ def choose_threshold(
     alpha: float,
     candidates: int = 20,
     choose_on: ArrayLike | None = None,
+    severity: ArrayLike | None = None,
 ) -> ThresholdChoice | None:
     """The threshold to serve, from depth traces of independent requests.
 
-    Risk is the share of *all* requests answered differently from full depth; a request that no
-    exit answers agrees by construction.
+    Risk is the share of *all* requests answered differently from full depth, each times the
+    severity of its mistake; a request that no exit answers agrees by construction.
 
     Args:
         confidence: [rows, exits]; NaN never exits.
@@ -106,6 +110,7 @@ def choose_threshold(
         candidates: At most this many thresholds are tried.
         choose_on: [rows] mask of the rows that propose the candidates (quantiles of their
             confidences) and certify nothing; all other rows certify. Default: every fifth row.
+        severity: [rows, exits], in [0, 1], see `threshold_losses`; None: every mismatch is 1.
 
     Returns:
         None where no candidate can be certified: the rows are too few or the exits too wrong.
@@ -135,24 +140,25 @@ def choose_threshold(
         return None
 
     layers = np.array([*exit_layers, depth])
+    costs = None if severity is None else np.asarray(severity, dtype=np.float64)[~proposing]
+    thresholds = propose_thresholds(usable[proposing], candidates)
+    losses = threshold_losses(certifying, right, permitted[~proposing], thresholds, costs)
     tried: list[TriedThreshold] = []
     certified = True
-    for threshold in propose_thresholds(usable[proposing], candidates):
-        with np.errstate(invalid="ignore"):
-            takes = certifying >= threshold  # [rows, exits]
-        exits = takes.any(axis=1)  # [rows]
-        first = np.where(exits, takes.argmax(axis=1), len(exit_layers))  # [rows]
-        mismatches = int((~right[exits, first[exits]]).sum())
+    for threshold, loss in zip(thresholds, losses.T, strict=True):
+        first = _first_exit(certifying, threshold)  # [rows]
+        exits = first < len(exit_layers)  # [rows]
         probes = np.minimum(first + 1, len(exit_layers))
         mean_layers = float(layers[first].mean())
-        p_value = float(binom.cdf(mismatches, rows, risk_limit))
+        p_value = risk_p_value(loss, risk_limit)
         certified = certified and p_value <= alpha
         tried.append(
             TriedThreshold(
                 threshold=float(threshold),
                 certified=certified,
                 p_value=p_value,
-                mismatches=mismatches,
+                risk=float(loss.mean()),
+                mismatches=int((~right[exits, first[exits]]).sum()),
                 exit_share=float(exits.mean()),
                 mean_layers=mean_layers,
                 net_saving=1.0 - (mean_layers + probe_cost * float(probes.mean())) / depth,
@@ -164,7 +170,7 @@ def choose_threshold(
     best = max(passed, key=lambda row: row.net_saving)
     return ThresholdChoice(
         threshold=best.threshold,
-        certified_risk=float(beta.ppf(1 - alpha, best.mismatches + 1, rows - best.mismatches)),
+        certified_risk=risk_upper_bound(losses[:, tried.index(best)], alpha),
         rows=rows,
         mismatches=best.mismatches,
         mean_layers=best.mean_layers,
@@ -191,16 +197,21 @@ def threshold_losses(
     Returns:
         [rows, thresholds], in [0, 1].
 
+    Raises:
+        ValueError: for a severity outside [0, 1].
+
     >>> threshold_losses([[0.6, 0.9]], [[False, True]], [[True, True]], [0.8, 0.5]).tolist()
     [[0.0, 1.0]]
     """
     sure = np.where(np.asarray(allowed, dtype=bool), confidence, np.nan)
-    costs = np.where(np.asarray(agrees, dtype=bool), 0.0, 1.0 if severity is None else severity)
+    cost = np.asarray(1.0 if severity is None else severity, dtype=np.float64)
+    if not ((cost >= 0.0) & (cost <= 1.0)).all():
+        raise ValueError("a severity must lie in [0, 1]; divide them by the largest one")
+    costs = np.where(np.asarray(agrees, dtype=bool), 0.0, cost)
+    with_full = np.column_stack([costs, np.zeros(len(sure))])  # [rows, exits + 1]
     losses = np.empty((len(sure), len(thresholds)))
     for column, threshold in enumerate(thresholds):
-        first = _first_exit(sure, threshold)
-        padded = np.column_stack([costs, np.zeros(len(sure))])  # [rows, exits + 1]
-        losses[:, column] = padded[np.arange(len(sure)), first]
+        losses[:, column] = with_full[np.arange(len(sure)), _first_exit(sure, threshold)]
     return losses
 
 

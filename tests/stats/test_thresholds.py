@@ -124,6 +124,18 @@ def test_each_candidate_is_judged_as_the_replay_of_its_traces(seed: int) -> None
         assert row.net_saving == pytest.approx(1 - cost / 8)
 
 
+def test_slight_mistakes_may_be_more_than_severe_ones() -> None:
+    rng = np.random.default_rng(34)
+    confidence, agrees = rng.random((4_000, 2)), rng.random((4_000, 2)) < 0.97
+    slight = _choose(confidence, agrees, severity=np.full((4_000, 2), 0.3))
+    severe = _choose(confidence, agrees)
+    assert slight is not None and severe is not None
+    assert slight.threshold < severe.threshold
+    assert slight.certified_risk <= 0.02
+    for row in slight.tried:
+        assert row.risk == pytest.approx(0.3 * row.mismatches / slight.rows)
+
+
 def test_rows_that_propose_certify_nothing() -> None:
     choice = _choose(
         np.full((1_000, 1), 0.9), np.ones((1_000, 1)), choose_on=np.arange(1_000) < 400
@@ -161,6 +173,7 @@ def test_json_gives_the_choice_back() -> None:
         {"probe_cost": -1.0},
         {"allowed": np.ones((3, 3), bool)},
         {"choose_on": [True]},
+        {"severity": np.full((10, 2), 1.5)},
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(changes: dict[str, Any]) -> None:
