@@ -51,8 +51,8 @@ def traffic_chart(series: Series, marks: Sequence[Mark], title: str, zone: str) 
         axes.step(times, shares, where="post", color=ACCENT, linewidth=1.6)
         axes.set_ylim(0, 1.28)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
-        _mark(axes, marks, 1.12, gap=0.065 if shape == "wide" else 0.13)
-        _time_axis(axes, shape, zone)
+        mark_changes(axes, marks, 1.12, gap=0.065 if shape == "wide" else 0.13)
+        time_axis(axes, shape, zone)
 
     return draw_chart(title, description, draw)
 
@@ -64,7 +64,7 @@ def agreement_chart(
     points = [(bucket.at, bucket.policy) for bucket in series.buckets if bucket.policy]
     if not points:
         return empty_chart(title, "No comparisons yet")
-    times = [_days(at + timedelta(seconds=series.bucket_s)) for at, _ in points]
+    times = [days_of(at + timedelta(seconds=series.bucket_s)) for at, _ in points]
     values = [policy.value for _, policy in points]
     lowest = min(min(policy.lower for _, policy in points[len(points) // 8 :]), floor)
     description = (
@@ -101,8 +101,8 @@ def agreement_chart(
             )
         axes.set_ylim(max(0.0, lowest - 0.02), 1.008)
         for mark in marks:
-            axes.axvline(_days(mark.at), color=RULE, linewidth=0.8, zorder=0)
-        _time_axis(axes, shape, zone)
+            axes.axvline(days_of(mark.at), color=RULE, linewidth=0.8, zorder=0)
+        time_axis(axes, shape, zone)
 
     return draw_chart(title, description, draw)
 
@@ -124,7 +124,7 @@ def saving_chart(series: Series, title: str, zone: str) -> Markup:
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_ylim(min(-0.02, 1.1 * min(shares)), max(0.05, 1.1 * max(shares)))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        _time_axis(axes, shape, zone)
+        time_axis(axes, shape, zone)
 
     return draw_chart(title, description, draw)
 
@@ -160,27 +160,27 @@ def _steps(series: Series, values: Sequence[float]) -> tuple[list[float], list[f
     steps: list[float] = []
     length = timedelta(seconds=series.bucket_s)
     for index, (bucket, value) in enumerate(zip(series.buckets, values, strict=True)):
-        times.append(_days(bucket.at))
+        times.append(days_of(bucket.at))
         steps.append(value)
         following = series.buckets[index + 1 : index + 2]
         if not following or following[0].at > bucket.at + length:
-            times += [_days(bucket.at + length)] * 2
+            times += [days_of(bucket.at + length)] * 2
             steps += [value, float("nan")]
     return times, steps
 
 
-def _days(at: datetime) -> float:
+def days_of(at: datetime) -> float:
     """Matplotlib's time: days since 1970."""
     return at.timestamp() / 86400
 
 
-def _mark(axes: Axes, marks: Sequence[Mark], height: float, gap: float) -> None:
+def mark_changes(axes: Axes, marks: Sequence[Mark], height: float, gap: float) -> None:
     """Mark changes of stage; a label closer to its neighbour than `gap` of the axis is left out."""
     start, end = axes.get_xlim()
     labelled_until = start - end
     for mark in marks:
         colour = GOOD if mark.good else BAD
-        place = _days(mark.at)
+        place = days_of(mark.at)
         axes.axvline(place, color=colour, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.plot([place], [height], marker="^" if mark.good else "v", color=colour, markersize=5)
         if place - labelled_until < gap * (end - start):
@@ -198,7 +198,7 @@ def _mark(axes: Axes, marks: Sequence[Mark], height: float, gap: float) -> None:
         )
 
 
-def _time_axis(axes: Axes, shape: str, zone: str) -> None:
+def time_axis(axes: Axes, shape: str, zone: str) -> None:
     """Round local times, few enough to be read: days by date, times by hour and minute."""
     axes.margins(x=0.01)
     start, end = axes.get_xlim()
