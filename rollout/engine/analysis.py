@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,23 +21,13 @@ from rollout.engine.calibration import (
     spread_exit_layers,
     trace,
 )
-from rollout.engine.layers import (
-    Prompt,
-    batch_count,
-    few_shot_template,
-    lens_answers,
-    without_each_layer,
-)
+from rollout.engine.few_shot import Asked, choose_examples, encode_row, few_shot_template
+from rollout.engine.layers import Prompt, batch_count, lens_answers, without_each_layer
 from rollout.engine.segments import Segments
 from rollout.engine.task import BadRequest, ChoiceTask, compile_task
-from rollout.stats.forecast import Estimate, Forecast, forecast, share
-from rollout.stats.layers import (
-    UNLABELLED,
-    LayerCurve,
-    LayerImportance,
-    layer_curve,
-    layer_importance,
-)
+from rollout.stats.analysis import DomainAnalysis, ShotAnalysis
+from rollout.stats.forecast import forecast, share
+from rollout.stats.layers import UNLABELLED, layer_curve, layer_importance
 from rollout.values import ExitPolicy, RolloutError
 
 TARGETS = (0.95, 0.98, 0.99)
@@ -50,69 +39,8 @@ SKIPPED_REQUESTS = 128
 """Requests that layers are left out for: it costs half the depth in full passes of each."""
 MAX_LAYERS = 24
 """Exit heads are fitted at every layer of a model, or at this many spread over a deeper one."""
-ANSWERED_FOR_EXAMPLES = 64
-"""Unlabelled requests among whose answers by the full model the solved examples are looked for."""
-
 Progress = Callable[[str, int, int], None]
 """Told what is being done, steps done, and steps in all."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A past request; `label` is the index of its right label, None where unknown."""
-
-    row: int
-    text: str
-    label: int | None
-
-
-@dataclass(frozen=True)
-class ShotAnalysis:
-    """The judging part under one prompt.
-
-    Attributes:
-        shots: Solved examples in front of the prompt.
-        rows: Requests that judged.
-        left_out: Requests, of all, whose prompt with the examples exceeds the context.
-        prompt_tokens: Mean length of the prompt.
-        full_accuracy: Of the full model, over the labelled ones; None where there are none.
-        lens: Answers read by the logit lens, at every layer.
-        calibrated: Answers of the calibrated heads, at their layers.
-        probe_cost: Of one calibrated head, in layers, as measured here.
-        exit_layers: Where the forecast policy's exits are.
-    """
-
-    shots: int
-    rows: int
-    left_out: int
-    prompt_tokens: float
-    full_accuracy: Estimate | None
-    lens: LayerCurve
-    calibrated: LayerCurve
-    probe_cost: float
-    exit_layers: tuple[int, ...]
-    forecasts: tuple[Forecast, ...]
-
-
-@dataclass(frozen=True)
-class DomainAnalysis:
-    """One domain of the file.
-
-    Attributes:
-        rows: Requests used; `labelled` of them with a label.
-        examples: The solved examples (text, label) of the few-shot prompts.
-        skipped_rows: Requests of which each layer was left out once, without examples.
-    """
-
-    domain: str
-    labels: int
-    rows: int
-    labelled: int
-    depth: int
-    examples: tuple[tuple[str, str], ...]
-    shots: tuple[ShotAnalysis, ...]
-    importance: tuple[LayerImportance, ...]
-    skipped_rows: int
 
 
 def analyse(
@@ -143,14 +71,14 @@ def analyse(
     task = compile_task(segments.loaded, labels, template)
     chosen = list(requests)
     random.Random(seed).shuffle(chosen)
-    examples, chosen = _examples(segments, task, chosen, max(shots))
+    examples, chosen = choose_examples(segments, task, chosen, max(shots))
     chosen = chosen[:limit]
     if len(chosen) < MIN_REQUESTS:
         raise RolloutError(
             f"domain {domain}: {len(chosen)} requests are too few to fit heads on one part and "
             f"judge them on another: give {MIN_REQUESTS} or more"
         )
-    prompts = [_encode(task, request) for request in chosen]
+    prompts = [encode_row(task, request) for request in chosen]
     found = []
     for count in shots:
         prompt = few_shot_template(template, examples[:count])
@@ -240,43 +168,6 @@ def _policy(segments: Segments, fitted: Calibration, never_early: frozenset[int]
 def _layers(depth: int) -> tuple[int, ...]:
     count = min(MAX_LAYERS, depth - 1)
     return tuple(sorted({round((place + 1) * depth / (count + 1)) for place in range(count)}))
-
-
-def _examples(
-    segments: Segments, task: ChoiceTask, requests: list[Asked], count: int
-) -> tuple[list[tuple[str, str]], list[Asked]]:
-    """Solved examples, of different labels as far as there are, and the requests without them.
-
-    From the shorter half of the requests, since every prompt carries them; with the full model's
-    own answers where too few are labelled.
-    """
-    if count == 0:
-        return [], requests
-    middle = sorted(len(request.text) for request in requests)[len(requests) // 2]
-    short = [request for request in requests if len(request.text) <= middle]
-    pool = [(request, request.label) for request in short if request.label is not None]
-    if len(pool) < count:
-        asked = short[:ANSWERED_FOR_EXAMPLES]
-        answers = lens_answers(segments, task, [_encode(task, request) for request in asked])
-        pool = list(zip(asked, answers[:, -1].tolist(), strict=True))
-    seen: set[int] = set()
-    repeats = []
-    for _, label in pool:
-        repeats.append(label in seen)
-        seen.add(label)
-    # A stable sort: the first of each label, then the others.
-    order = sorted(range(len(pool)), key=repeats.__getitem__)
-    picked = [pool[place] for place in order[:count]]
-    taken = {request.row for request, _ in picked}
-    rest = [request for request in requests if request.row not in taken]
-    return [(request.text, task.labels[label]) for request, label in picked], rest
-
-
-def _encode(task: ChoiceTask, request: Asked) -> Prompt:
-    try:
-        return task.encode(request.text)
-    except BadRequest as error:
-        raise RolloutError(f"row {request.row}: {error}") from error
 
 
 def _fitting(task: ChoiceTask, requests: Sequence[Asked]) -> Iterator[tuple[Asked, Prompt]]:

@@ -1,4 +1,4 @@
-"""Answers at every layer, answers without one layer, and solved examples in front of a prompt."""
+"""Answers at every layer, and answers without one layer."""
 
 from __future__ import annotations
 
@@ -18,25 +18,6 @@ BATCH = 32
 
 Prompt = list[list[int]]
 """`task.encode(text)`: the token ids, once per branch."""
-
-
-def few_shot_template(template: str, examples: Sequence[tuple[str, str]]) -> str:
-    """The template with solved examples (text, label) in front, each in the template's own form.
-
-    The result is a template like any other: it can be calibrated, served, and cached as a prefix.
-    """
-    form = template.rstrip(" \n")
-    solved = [
-        f"{{% with text = {_literal(text)} %}}{form}{{% endwith %}} {{{{ {_literal(label)} }}}}"
-        for text, label in examples
-    ]
-    return "\n\n".join([*solved, template])
-
-
-def _literal(text: str) -> str:
-    """A text as a Jinja string: it may hold quotes, braces and line ends of its own."""
-    escaped = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 @torch.inference_mode()
