@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rollout.stats.promotion import ALTERNATIVES, LARGEST_LOG
+from rollout.stats.promotion import ALTERNATIVES, LARGEST_LOG, observations_until
 
 BETS = ALTERNATIVES
 """The lambda_j."""
@@ -110,21 +110,9 @@ def more_needed(log_capitals: Sequence[float], seen: int, alpha: float) -> int |
     Every bet's logarithm grows on at its mean rate so far. 0 where it is there already; None before
     the first observation or where no bet has won anything so far.
     """
-    now = np.array(log_capitals)
     needed = math.log(1.0 / alpha)
-    if float(log_mean(now)) >= needed:
+    if float(log_mean(np.array(log_capitals))) >= needed:
         return 0
-    if not seen or now.max() <= 0.0:
+    if not seen or max(log_capitals) <= 0.0:
         return None
-    rate = now / seen
-    high = 1
-    while float(log_mean(now + high * rate)) < needed:
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if float(log_mean(now + middle * rate)) >= needed:
-            high = middle
-        else:
-            low = middle
-    return high
+    return observations_until(needed, log_capitals, [log / seen for log in log_capitals])

@@ -43,12 +43,12 @@ class CeilingTest:
         early_count, early_mismatches: Early answers compared with a full one.
         full_count, full_mismatches: Full answers compared with another full one.
 
-    >>> test = CeilingTest(0.95, early_count=2_000, early_mismatches=60)
-    >>> test.certified(0.05), test.with_pairs(full=[True] * 970 + [False] * 30).certified(0.05)
-    (True, True)
-    >>> noisy = CeilingTest(0.95, early_count=2_000, early_mismatches=100)
-    >>> noisy.certified(0.05), noisy.with_pairs(full=[True] * 970 + [False] * 30).certified(0.05)
-    (False, True)
+    >>> test = CeilingTest(0.95, early_count=4_000, early_mismatches=200)
+    >>> test.certified(alpha=0.05)
+    False
+    >>> noisy = test.with_pairs(full=[True] * 970 + [False] * 30)
+    >>> noisy.certified(alpha=0.05)
+    True
     >>> CeilingTest.from_json(noisy.to_json()) == noisy
     True
     """

@@ -89,25 +89,28 @@ class ChangeDetector:
         on_error = [rate / self.tolerated_error for rate in rates]
         else_ = [(1.0 - rate) / (1.0 - self.tolerated_error) for rate in rates]
         alarm_sum = self.mean_time_to_false_alarm * len(rates)
-        levels, alarmed = list(self.levels), self.alarmed
-        # Plain floats in order, not cumulative products: the same bits for every batch split, and
-        # under a microsecond a step.
-        for error in disagreed:
-            if error in (0, 1):
-                ratios = on_error if error else else_
+        alarmed = self.alarmed
+        # Six plain floats written out, in order: the same bits for every batch split, which
+        # cumulative products would not give, in a small part of the time of a loop over them.
+        e0, e1, e2, e3, e4, e5 = on_error
+        n0, n1, n2, n3, n4, n5 = else_
+        r0, r1, r2, r3, r4, r5 = self.levels
+        for error in disagreed.tolist() if isinstance(disagreed, np.ndarray) else disagreed:
+            if error:
+                r0, r1, r2 = (1.0 + r0) * e0, (1.0 + r1) * e1, (1.0 + r2) * e2
+                r3, r4, r5 = (1.0 + r3) * e3, (1.0 + r4) * e4, (1.0 + r5) * e5
             else:
-                ratios = [
-                    error * high + (1.0 - error) * low
-                    for high, low in zip(on_error, else_, strict=True)
-                ]
-            levels = [(1.0 + level) * ratio for level, ratio in zip(levels, ratios, strict=True)]
-            total = sum(levels)
+                r0, r1, r2 = (1.0 + r0) * n0, (1.0 + r1) * n1, (1.0 + r2) * n2
+                r3, r4, r5 = (1.0 + r3) * n3, (1.0 + r4) * n4, (1.0 + r5) * n5
+            total = r0 + r1 + r2 + r3 + r4 + r5
             if total >= alarm_sum:
                 alarmed = True
                 if total > _RESCALE_ABOVE:
                     # So far past the alarm only the ratios of the levels still mean something.
-                    levels = [level * _RESCALE_BY for level in levels]
-        return replace(self, levels=tuple(levels), alarmed=alarmed)
+                    r0, r1, r2, r3, r4, r5 = (
+                        level * _RESCALE_BY for level in (r0, r1, r2, r3, r4, r5)
+                    )
+        return replace(self, levels=(r0, r1, r2, r3, r4, r5), alarmed=alarmed)
 
     @property
     def statistic(self) -> float:

@@ -124,11 +124,23 @@ def expected_more(test: PromotionTest, alpha: float, agreement: float) -> int | 
     if max(growth) <= 0.0:
         return None
 
+    return observations_until(needed, now, growth)
+
+
+def observations_until(needed: float, now: Sequence[float], growth: Sequence[float]) -> int:
+    """How many steps of `growth` until log mean exp of `now` reaches `needed`.
+
+    Args:
+        needed: Above log mean exp of `now`.
+        now: Logarithms, per alternative.
+        growth: What each gains a step; at least one gains.
+    """
+
     def enough(more: int) -> bool:
         path = [level + more * rate for level, rate in zip(now, growth, strict=True)]
         return _log_mean_exp(path) >= needed
 
-    # The path is convex in the number of comparisons and starts below the line: it crosses once.
+    # The path is convex in the number of steps and starts below the line: it crosses once.
     high = 1
     while not enough(high):
         high *= 2
