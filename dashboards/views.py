@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from rollout.control.certificate import certificate
 from rollout.control.decision import Action
 from rollout.control.schema import DomainSpec, Spec
 from rollout.control.state import DomainState
@@ -188,6 +189,8 @@ def _health(
         return Health("No exit policy yet: run rollout calibrate", "")
     if state.mode == "aborted":
         return Health("Withdrawn by a person", "bad")
+    if state.mode == "locked":
+        return Health("Locked after too many setbacks: rollout resume", "bad")
     if open_incidents:
         return Health(f"{open_incidents} open incident{'s' if open_incidents > 1 else ''}", "bad")
     if state.mode == "paused":
@@ -204,9 +207,10 @@ def _health(
 def _progress(state: DomainState | None, domain_spec: DomainSpec) -> Progress | None:
     if state is None or state.stage + 1 >= len(domain_spec.stages):
         return None
-    test = state.monitor.promotion
-    agreement = domain_spec.agreement.target if test.agreement is None else test.agreement
-    more = expected_more(test, domain_spec.promotion_alpha, agreement)
+    test, more = state.monitor.promotion, certificate(domain_spec, state).more
+    if not test.count:
+        level = state.error_budget(domain_spec).level
+        more = expected_more(test, level, domain_spec.agreement.target)
     needed = None if more is None else max(test.count + more, domain_spec.min_evidence)
     return Progress(test.count, needed, domain_spec.stages[state.stage + 1])
 

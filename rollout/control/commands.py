@@ -20,7 +20,8 @@ def command(
 ) -> Decision:
     """A person's decision.
 
-    pause: nothing moves up; rollback stays live. resume: goes on, after an abort from stage 0.
+    pause: nothing moves up; rollback stays live. resume: goes on, after an abort from stage 0,
+    after a lock without cool-down and with a new count of setbacks.
     promote: approves the next stage where it waits for that, else enters it now, past dwell,
     evidence, pause and freeze. abort: everybody to full depth until resume.
 
@@ -35,8 +36,10 @@ def command(
         what = f"Paused at {percent(state.stage_weight(spec))} of traffic; rollback stays live"
     elif verb == "resume":
         if state.mode == "active":
-            raise RolloutError("cannot resume: the rollout is neither paused nor aborted")
+            raise RolloutError("cannot resume: the rollout is not paused, locked or aborted")
         after = replace(state, mode="active")
+        if state.mode == "locked":
+            after = replace(after, setbacks=(), cooldown_until=None)
         what = f"Resumed at {percent(state.stage_weight(spec))} of traffic"
     elif verb == "abort":
         if state.mode == "aborted":
@@ -63,13 +66,7 @@ def _promote(spec: DomainSpec, state: DomainState, actor: str, why: str, now: da
         f"Forced from {percent(state.stage_weight(spec))} to {share} of traffic, without waiting "
         "for the evidence"
     )
-    after = replace(
-        state,
-        stage=stage,
-        stage_since=now,
-        approved_stage=None,
-        monitor=state.monitor.at_next_stage(),
-    )
+    after = state.promoted(spec, now)
     return _decision(spec, state, "promote", "promote", what, after, actor, why, now)
 
 
@@ -80,6 +77,11 @@ def _refuse_promotion(spec: DomainSpec, state: DomainState, now: datetime) -> No
         )
     if state.mode == "aborted":
         raise RolloutError("cannot promote: the rollout is aborted; run `rollout resume` first")
+    if state.mode == "locked":
+        raise RolloutError(
+            f"cannot promote: locked after {len(state.setbacks)} setbacks; look at "
+            "`rollout history`, then run `rollout resume`"
+        )
     if state.monitor.alarms:
         raise RolloutError(
             f"cannot promote: alarm of {', '.join(state.monitor.alarms)}; the controller acts on "
@@ -87,7 +89,7 @@ def _refuse_promotion(spec: DomainSpec, state: DomainState, now: datetime) -> No
         )
     if state.cooldown_until is not None and now < state.cooldown_until:
         raise RolloutError(
-            f"cannot promote: cooling down after a rollback until {moment(state.cooldown_until)}; "
+            f"cannot promote: cooling down after a setback until {moment(state.cooldown_until)}; "
             "wait, or apply a shorter rollback.cooldown before the next one"
         )
     if state.stage + 1 >= len(spec.stages):
@@ -125,10 +127,12 @@ def policy_changed(
 
     It starts shadow-only, at stage 0, unless it `tightens` the live policy (same heads and
     layers, higher thresholds): then the stage stays, since it exits less often than what is served
-    already. Mode and cool-down stay; an approval was for the policy before and is dropped.
+    already, and so does what is left of its error budget. Mode and cool-down stay; an approval was
+    for the policy before and is dropped. What was seen of the noise ceiling may have been another
+    model's, and is dropped unless it tightens.
     """
-    stage = state.stage if tightens else 0
-    return replace(state.entering(spec, stage, now), policy_version=policy_version)
+    after = state.entering(spec, state.stage if tightens else 0, now)
+    return replace(after, policy_version=policy_version, budget=after.budget if tightens else None)
 
 
 def spec_changed(
@@ -147,5 +151,6 @@ def spec_changed(
         for spec in (old, new)
     ]
     if measures[0] != measures[1]:
-        return state.entering(new, stage, now)
+        there = replace(state, stage=stage, budget=None, ladder=None)
+        return replace(there.entering(new, stage, now), budget=None)
     return state

@@ -7,10 +7,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from rollout.control.state import DomainState
+from rollout.control.verdicts import Verdict, verdict_of
 
 Action = Literal[
     "promote",
     "tighten",
+    "loosen",
     "narrow",
     "roll_back",
     "hold",
@@ -23,12 +25,12 @@ Action = Literal[
 
 
 @dataclass(frozen=True)
-class TighterThreshold:
-    """A stricter threshold that recent traces certify, ready to become the next policy version.
+class CertifiedThreshold:
+    """Another threshold that traces certify, ready to become the next policy version.
 
     Attributes:
         policy_version: The version it would be stored under.
-        threshold: Above the live policy's.
+        threshold: Above the live policy's to tighten, below it to loosen.
         certified_risk: Upper bound of its disagreement, at most 1 - target.
         rows: Traces that certify it.
     """
@@ -37,6 +39,25 @@ class TighterThreshold:
     threshold: float
     certified_risk: float
     rows: int
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A change in the traffic that can be seen without comparing answers.
+
+    Attributes:
+        name: What is watched, in words: exit depth, confidence, length, label mix.
+        statistic: How far it lies from its reference.
+        threshold: From where it counts as moved, set by its own null distribution.
+    """
+
+    name: str
+    statistic: float
+    threshold: float
+
+    @property
+    def moved(self) -> bool:
+        return self.statistic >= self.threshold
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,10 @@ class Evidence:
             nothing was answered since. It tells blindness from silence.
         killed: Whether the kill switch is on.
         tighter: A certified stricter threshold, where one was found.
+        looser: A certified bolder threshold, where one was found.
+        signals: What the traffic itself says, all of it, moved or not.
+        fault: Why the new outcomes could not be folded into the monitor, in words; None where they
+            were.
     """
 
     requests: int = 0
@@ -58,7 +83,15 @@ class Evidence:
     not_comparable: int = 0
     oldest_unseen: datetime | None = None
     killed: bool = False
-    tighter: TighterThreshold | None = None
+    tighter: CertifiedThreshold | None = None
+    looser: CertifiedThreshold | None = None
+    signals: tuple[Signal, ...] = ()
+    fault: str | None = None
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Names of the signals that moved."""
+        return tuple(signal.name for signal in self.signals if signal.moved)
 
     def to_json(self) -> dict[str, Any]:
         unseen = self.oldest_unseen
@@ -66,12 +99,19 @@ class Evidence:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Evidence:
-        unseen, tighter = values["oldest_unseen"], values["tighter"]
+        """Read what `to_json` wrote, in this release or the first, which knew fewer fields."""
+        unseen = values["oldest_unseen"]
+        thresholds = {
+            way: CertifiedThreshold(**values[way])
+            for way in ("tighter", "looser")
+            if values.get(way) is not None
+        }
         return cls(
             **values
+            | thresholds
             | {
                 "oldest_unseen": None if unseen is None else datetime.fromisoformat(unseen),
-                "tighter": None if tighter is None else TighterThreshold(**tighter),
+                "signals": tuple(Signal(**signal) for signal in values.get("signals", ())),
             }
         )
 
@@ -86,9 +126,9 @@ class Decision:
         reason: One sentence with the numbers, for people.
         state_after: The domain's state once this is done.
         facts: The numbers behind the reason, JSON.
-        incident: Kind of the incident to open (rollback, narrowing, blind, fails_in_shadow), or
-            None.
-        threshold: The new threshold of a tightening, else None.
+        incident: Kind of the incident to open, or None: rollback, narrowing, fails_in_shadow, and
+            of every *error*, its rule.
+        threshold: The new threshold of a tightening or loosening, else None.
     """
 
     action: Action
@@ -99,9 +139,15 @@ class Decision:
     incident: str | None = None
     threshold: float | None = None
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the evidence says; None for what a person did."""
+        return verdict_of(self.rule)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "action": self.action,
+            "verdict": self.verdict,
             "rule": self.rule,
             "reason": self.reason,
             "state_after": self.state_after.to_json(),
@@ -112,4 +158,5 @@ class Decision:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Decision:
-        return cls(**values | {"state_after": DomainState.from_json(values["state_after"])})
+        known = {name: value for name, value in values.items() if name != "verdict"}
+        return cls(**known | {"state_after": DomainState.from_json(values["state_after"])})

@@ -1,147 +1,33 @@
-"""Where a domain stands, and what its monitors have seen: values with JSON both ways."""
+"""Where a domain stands: a value with JSON both ways."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, cast
 
+from rollout.control.error_budget import ErrorBudget
+from rollout.control.monitor import Comparison, Monitor, read, tolerated, written
 from rollout.control.schema import DomainSpec
-from rollout.stats.change import ChangeDetector
-from rollout.stats.promotion import PromotionTest
+from rollout.stats.ladder import ThresholdLadder
 from rollout.values import RolloutError
 
-Mode = Literal["active", "paused", "aborted"]
+__all__ = ["Comparison", "DomainState", "Ladder", "Mode", "Monitor", "tolerated"]
+
+Mode = Literal["active", "paused", "aborted", "locked"]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One request whose policy answer was compared with its full-depth answer.
-
-    Comparisons are counted unweighted. That is sound because both arms and the shadows are drawn
-    by hashes that do not look at the request: each is a fair draw from the same stream. Do not
-    hand in rows that were compared *because of* how they went, such as unsampled fallbacks.
+class Ladder:
+    """The nested thresholds of one set of exit heads, and the evidence for each.
 
     Attributes:
-        at: When the request was answered.
-        matched: Whether the answers are equal; a fallback matches by construction.
-        exited: Whether the policy answered before the last layer.
-        label: The full-depth answer.
+        heads: Content hash of the heads.
+        test: See `rollout.stats.ladder`.
     """
 
-    at: datetime
-    matched: bool
-    exited: bool
-    label: str
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """All that the comparisons of the live policy say, in O(1) state.
-
-    Attributes:
-        promotion: Evidence for the next promotion, from comparisons since stage entry only.
-        target: Detector of an error rate above 1 - target.
-        floor: Detector of an error rate above 1 - floor.
-        guards: Per guarded label: detector over early answers to requests of that label.
-        requests: Requests answered since stage entry, compared or not.
-        exited: Comparisons since stage entry in which the policy answered early.
-        exited_mismatches: Those of them that differed.
-        last_comparison_at: None before the first one of this policy.
-    """
-
-    promotion: PromotionTest
-    target: ChangeDetector
-    floor: ChangeDetector
-    guards: Mapping[str, ChangeDetector]
-    requests: int = 0
-    exited: int = 0
-    exited_mismatches: int = 0
-    last_comparison_at: datetime | None = None
-
-    @classmethod
-    def start(cls, spec: DomainSpec) -> Monitor:
-        """A monitor that has seen nothing."""
-        patience = spec.evidence.mean_time_to_false_alarm
-        return cls(
-            promotion=PromotionTest.start(spec.agreement.floor),
-            target=ChangeDetector.start(tolerated(spec.agreement.target), patience),
-            floor=ChangeDetector.start(tolerated(spec.agreement.floor), patience),
-            guards={
-                label: ChangeDetector.start(tolerated(agreement), patience)
-                for label, agreement in spec.guarded.items()
-            },
-        )
-
-    def update(self, comparisons: Sequence[Comparison], requests: int = 0) -> Monitor:
-        """The monitor after these comparisons, and `requests` more answers (compared or not)."""
-        disagreed = [not comparison.matched for comparison in comparisons]
-        exited = [comparison for comparison in comparisons if comparison.exited]
-        seen = [comparison.at for comparison in comparisons]
-        if self.last_comparison_at is not None:
-            seen.append(self.last_comparison_at)
-        return Monitor(
-            promotion=self.promotion.update([comparison.matched for comparison in comparisons]),
-            target=self.target.update(disagreed),
-            floor=self.floor.update(disagreed),
-            guards={
-                label: detector.update(
-                    not comparison.matched for comparison in exited if comparison.label == label
-                )
-                for label, detector in self.guards.items()
-            },
-            requests=self.requests + requests,
-            exited=self.exited + len(exited),
-            exited_mismatches=self.exited_mismatches
-            + sum(not comparison.matched for comparison in exited),
-            last_comparison_at=max(seen, default=None),
-        )
-
-    def at_next_stage(self) -> Monitor:
-        """Counts and promotion evidence start anew; the detectors go on, the policy is the same."""
-        return replace(
-            self,
-            promotion=PromotionTest.start(self.promotion.floor),
-            requests=0,
-            exited=0,
-            exited_mismatches=0,
-        )
-
-    @property
-    def alarms(self) -> tuple[str, ...]:
-        """Which detectors have alarmed: `floor`, `target`, `guard LABEL`."""
-        alarmed = [name for name in ("floor", "target") if getattr(self, name).alarmed]
-        alarmed += [f"guard {label}" for label, guard in self.guards.items() if guard.alarmed]
-        return tuple(alarmed)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "promotion": self.promotion.to_json(),
-            "target": self.target.to_json(),
-            "floor": self.floor.to_json(),
-            "guards": {label: detector.to_json() for label, detector in self.guards.items()},
-            "requests": self.requests,
-            "exited": self.exited,
-            "exited_mismatches": self.exited_mismatches,
-            "last_comparison_at": _written(self.last_comparison_at),
-        }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Monitor:
-        return cls(
-            promotion=PromotionTest.from_json(values["promotion"]),
-            target=ChangeDetector.from_json(values["target"]),
-            floor=ChangeDetector.from_json(values["floor"]),
-            guards={
-                label: ChangeDetector.from_json(detector)
-                for label, detector in values["guards"].items()
-            },
-            requests=values["requests"],
-            exited=values["exited"],
-            exited_mismatches=values["exited_mismatches"],
-            last_comparison_at=_read(values["last_comparison_at"]),
-        )
+    heads: str
+    test: ThresholdLadder
 
 
 @dataclass(frozen=True)
@@ -151,12 +37,22 @@ class DomainState:
     Attributes:
         stage: Index into the spec's stages; 0 is shadow-only.
         mode: paused: a person keeps it where it is (rollback stays live); aborted: a person took
-            it to stage 0 until `resume`.
+            it to stage 0 until `resume`; locked: it stepped back too often, no promotion until a
+            person's `resume` (rollback stays live).
         policy_version: The live policy; None before the first calibration.
         stage_since: When this stage, or this policy in it, began.
         cooldown_until: No promotion before this.
         approved_stage: The stage that a person has approved entering.
         failed_policy: The policy version whose failure in shadow has been reported.
+        budget: What this policy's promotions may still get wrong; None: a straight climb's.
+        setbacks: When it lately rolled back or narrowed for cause.
+        decided_at: The time of the last tick.
+        error_since: Since when the verdict is *error* without a break; None where it is not.
+        shadow_rate: The shadow rate in force; None: the spec's.
+        saved_layers: Layers that early answers saved since stage entry.
+        shadow_layers: Layers computed only for comparisons since stage entry.
+        ladder: The evidence for bolder thresholds; None where there is none.
+        ladders: How many ladders the domain has had.
     """
 
     stage: int
@@ -167,6 +63,15 @@ class DomainState:
     approved_stage: int | None
     monitor: Monitor
     failed_policy: int | None = None
+    budget: ErrorBudget | None = None
+    setbacks: tuple[datetime, ...] = ()
+    decided_at: datetime | None = None
+    error_since: datetime | None = None
+    shadow_rate: float | None = None
+    saved_layers: float = 0.0
+    shadow_layers: float = 0.0
+    ladder: Ladder | None = None
+    ladders: int = 0
 
     @classmethod
     def start(
@@ -188,54 +93,85 @@ class DomainState:
             )
         return spec.stages[self.stage]
 
+    def error_budget(self, spec: DomainSpec) -> ErrorBudget:
+        """What this policy's promotions may still get wrong."""
+        if self.budget is not None:
+            return self.budget
+        return ErrorBudget.climbed(spec.agreement.alpha, len(spec.stages), self.stage)
+
     def entering(self, spec: DomainSpec, stage: int, now: datetime) -> DomainState:
-        """In another stage, or with another policy: nothing seen there yet, nothing approved."""
+        """In another stage, or with another policy: nothing seen there yet, nothing approved.
+
+        Full-against-full pairs speak of the model alone and stay.
+        """
+        monitor = replace(
+            Monitor.start(spec),
+            full_count=self.monitor.full_count,
+            full_mismatches=self.monitor.full_mismatches,
+        )
+        return replace(self._moved(spec, stage, now), monitor=monitor)
+
+    def promoted(self, spec: DomainSpec, now: datetime) -> DomainState:
+        """One stage up: fresh evidence for the next promotion, but the detectors go on."""
+        return replace(self._moved(spec, self.stage + 1, now), monitor=self.monitor.at_next_stage())
+
+    def _moved(self, spec: DomainSpec, stage: int, now: datetime) -> DomainState:
         return replace(
             self,
             stage=stage,
             stage_since=now,
             approved_stage=None,
-            monitor=Monitor.start(spec),
+            budget=self.error_budget(spec).next(len(spec.stages) - 1 - stage),
+            saved_layers=0.0,
+            shadow_layers=0.0,
         )
 
     def to_json(self) -> dict[str, Any]:
+        ladder = self.ladder
         return {
             "stage": self.stage,
             "mode": self.mode,
             "policy_version": self.policy_version,
             "stage_since": self.stage_since.isoformat(),
-            "cooldown_until": _written(self.cooldown_until),
+            "cooldown_until": written(self.cooldown_until),
             "approved_stage": self.approved_stage,
             "failed_policy": self.failed_policy,
             "monitor": self.monitor.to_json(),
+            "budget": None if self.budget is None else self.budget.to_json(),
+            "setbacks": [at.isoformat() for at in self.setbacks],
+            "decided_at": written(self.decided_at),
+            "error_since": written(self.error_since),
+            "shadow_rate": self.shadow_rate,
+            "saved_layers": self.saved_layers,
+            "shadow_layers": self.shadow_layers,
+            "ladder": None
+            if ladder is None
+            else {"heads": ladder.heads, "test": ladder.test.to_json()},
+            "ladders": self.ladders,
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> DomainState:
+        """Read what `to_json` wrote, in this release or the first, which knew fewer fields."""
+        budget, ladder = values.get("budget"), values.get("ladder")
         return cls(
             stage=values["stage"],
             mode=cast(Mode, values["mode"]),
             policy_version=values["policy_version"],
             stage_since=datetime.fromisoformat(values["stage_since"]),
-            cooldown_until=_read(values["cooldown_until"]),
+            cooldown_until=read(values["cooldown_until"]),
             approved_stage=values["approved_stage"],
             monitor=Monitor.from_json(values["monitor"]),
             failed_policy=values["failed_policy"],
+            budget=None if budget is None else ErrorBudget.from_json(budget),
+            setbacks=tuple(datetime.fromisoformat(at) for at in values.get("setbacks", ())),
+            decided_at=read(values.get("decided_at")),
+            error_since=read(values.get("error_since")),
+            shadow_rate=values.get("shadow_rate"),
+            saved_layers=values.get("saved_layers", 0.0),
+            shadow_layers=values.get("shadow_layers", 0.0),
+            ladder=None
+            if ladder is None
+            else Ladder(ladder["heads"], ThresholdLadder.from_json(ladder["test"])),
+            ladders=values.get("ladders", 0),
         )
-
-
-def tolerated(agreement: float) -> float:
-    """The tolerated error, without the noise of binary fractions.
-
-    >>> tolerated(0.98)
-    0.02
-    """
-    return round(1.0 - agreement, 12)
-
-
-def _written(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
-
-
-def _read(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)

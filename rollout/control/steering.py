@@ -59,6 +59,10 @@ class AgreementSpec(Section):
             problems.append(
                 (("target",), f"{self.target:g} must lie strictly between 0.5 and 1; try 0.98")
             )
+        if self.severity and self.noise_ceiling:
+            problems.append(
+                (("noise_ceiling",), "does not go together with severity; leave one of them out")
+            )
         if not problems and self.floor >= self.target:
             problems.append(
                 (
@@ -168,7 +172,8 @@ class RollbackSpec(Section):
     to: float = Field(default=0.0, description="The stage to fall back to.")
     cooldown: Duration = Field(
         default=timedelta(hours=24),
-        description="No promotion for this long after a rollback or a narrowing for cause.",
+        description="Nothing is widened for this long after a setback: a rollback, a narrowing or "
+        "a tightening for cause.",
     )
     backoff: float = Field(
         default=2.0,
@@ -185,8 +190,8 @@ class RollbackSpec(Section):
         default=3,
         ge=1,
         le=100,
-        description="Rollbacks and narrowings for cause within `per` after which the domain is "
-        "locked until a person's `rollout resume`.",
+        description="With this many setbacks within `per` the domain is locked until a person's "
+        "`rollout resume`.",
     )
     per: Duration = Field(default=timedelta(days=7), description="The span that budget counts in.")
 

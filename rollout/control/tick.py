@@ -22,8 +22,8 @@ class Tick:
     now: datetime
     facts: dict[str, Any]
 
-    def hold(self, rule: str, reason: str) -> Decision:
-        return self.act("hold", rule, reason, self.state)
+    def hold(self, rule: str, reason: str, incident: str | None = None) -> Decision:
+        return self.act("hold", rule, reason, self.state, incident)
 
     def act(
         self,
@@ -45,9 +45,17 @@ class Tick:
         return percent(self.spec.stages[max(self.state.stage - 1, 0)])
 
     @property
+    def frozen(self) -> str | None:
+        """The freeze window that `now` lies in, as written; None outside of all."""
+        windows = (window for window in self.spec.freeze_windows if window.holds(self.now))
+        return next((window.text for window in windows), None)
+
+    @property
     def seen(self) -> str:
         """What was compared since stage entry, in words."""
-        test = self.state.monitor.promotion
-        if test.agreement is None:
+        agreement = self.facts["agreement"]
+        if agreement is None:
             return "no comparisons yet"
-        return f"{count_of(test.count, 'comparison')} so far, agreement {test.agreement:.3f}"
+        count = count_of(self.state.monitor.promotion.count, "comparison")
+        relative = " of the noise ceiling" if self.state.monitor.relative else ""
+        return f"{count} so far, agreement {agreement:.3f}{relative}"

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from rollout.control.alarms import wants_tighter
 from rollout.control.decide import decide
-from rollout.control.decision import Decision, Evidence, TighterThreshold
+from rollout.control.decision import Decision, Evidence, CertifiedThreshold
 from rollout.control.spec import DomainSpec
 from rollout.control.state import Comparison, DomainState, tolerated
 from rollout.stats.thresholds import ThresholdChoice, choose_threshold
@@ -108,7 +108,7 @@ def _evidence(
     switch = kill_switch(session)
     tighter = None
     if tightening is not None:
-        tighter = TighterThreshold(
+        tighter = CertifiedThreshold(
             policy_version=tightening.policy.version,
             threshold=tightening.choice.threshold,
             certified_risk=tightening.choice.certified_risk,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rollout.control.alarms import wants_tighter
 from rollout.control.commands import command
 from rollout.control.decide import decide
-from rollout.control.decision import Decision, Evidence, TighterThreshold
+from rollout.control.decision import CertifiedThreshold, Decision, Evidence
 from rollout.control.schema import DomainSpec
 from rollout.control.state import Comparison, DomainState, Monitor
 from rollout.stats.promotion import PromotionTest, expected_more
@@ -33,7 +33,7 @@ from tests.control.examples import (
 
 SPEC = billing()
 LATER = MONDAY + HOUR
-TIGHTER = TighterThreshold(policy_version=2, threshold=0.97, certified_risk=0.015, rows=900)
+TIGHTER = CertifiedThreshold(policy_version=2, threshold=0.97, certified_risk=0.015, rows=900)
 
 
 def ready(spec: DomainSpec = SPEC, stage: int = 1) -> DomainState:
@@ -134,7 +134,7 @@ def test_a_policy_that_fails_in_shadow_is_reported_once_and_waits_for_a_new_one(
     assert first.incident == "fails_in_shadow"
     second = decide(SPEC, first.state_after, QUIET, LATER + MINUTE)
     assert (second.action, second.rule, second.incident) == ("hold", "fails_in_shadow", None)
-    assert second.state_after == first.state_after
+    assert second.state_after == replace(first.state_after, decided_at=LATER + MINUTE)
 
 
 # --- between target and floor -----------------------------------------------------------------
@@ -184,14 +184,18 @@ def test_stale_evidence_never_promotes() -> None:
     assert (decision.action, decision.rule) == ("hold", "stale")
 
 
-def test_blindness_narrows_one_stage_and_is_not_called_a_regression() -> None:
+def test_blindness_steps_down_to_the_safe_share_and_is_not_called_a_regression() -> None:
     unseen = Evidence(oldest_unseen=LATER + MINUTE)
-    decision = decide(SPEC, ready(stage=3), unseen, LATER + 13 * HOUR)
-    assert (decision.action, decision.rule, decision.incident) == ("narrow", "blind", "blind")
-    assert decision.state_after.stage == 2
-    assert "Nothing is known to be wrong" in decision.reason
-    again = decide(SPEC, decision.state_after, unseen, LATER + 14 * HOUR)
-    assert again.action == "hold"
+    for safe_share, stage in ((0, 0), (0.05, 2)):
+        spec = billing(evidence={"safe_share": safe_share})
+        decision = decide(spec, ready(spec, stage=4), unseen, LATER + 13 * HOUR)
+        assert (decision.action, decision.rule, decision.incident) == ("narrow", "blind", "blind")
+        assert decision.verdict == "error"
+        assert decision.state_after.stage == stage
+        assert decision.state_after.setbacks == ()
+        assert "nothing is known to be wrong" in decision.reason
+        again = decide(spec, decision.state_after, unseen, LATER + 40 * HOUR)
+        assert (again.action, again.rule) == ("hold", "stale")
 
 
 def test_blindness_counts_from_the_last_comparison_whenever_older_rows_arrive() -> None:
@@ -220,7 +224,7 @@ def test_all_conditions_met_promotes_one_stage() -> None:
     after = decision.state_after
     assert (after.stage, after.stage_since) == (2, LATER)
     assert after.monitor.promotion.count == 0
-    assert "chance that this promotion is wrong: at most 1 %" in decision.reason
+    assert "chance that this promotion is wrong: at most 0.833 %" in decision.reason
 
 
 def test_detectors_go_on_over_a_promotion() -> None:
@@ -260,7 +264,7 @@ def test_thin_evidence_holds_with_the_forecast_and_the_needed_e_value() -> None:
     more = decision.facts["comparisons_needed"]
     assert f"Needs about {more} more comparisons: 213 comparisons so far" in decision.reason
     assert "agreement 0.986" in decision.reason
-    assert "certified above 0.95 needs e >= 100" in decision.reason
+    assert "certified above 0.95 needs e >= 120" in decision.reason
 
 
 def test_the_very_comparison_that_reaches_the_needed_e_value_promotes() -> None:
@@ -301,8 +305,11 @@ def test_an_approval_gate_waits_for_a_person_and_then_promotes() -> None:
 
 def test_alpha_is_shared_over_the_promotions_of_a_climb() -> None:
     spec = billing(stages=[0, 0.5, 1])
-    assert decide(spec, ready(spec), QUIET, LATER).facts["needed_e_value"] == pytest.approx(40)
-    assert spec.promotion_alpha * 2 == pytest.approx(spec.agreement.alpha)
+    facts = decide(spec, ready(spec), QUIET, LATER).facts
+    assert facts["needed_e_value"] == pytest.approx(60)
+    assert facts["error_budget"] == pytest.approx(
+        {"alpha": 0.05, "spent": 0.1 / 3, "left": 0.05 / 3}
+    )
 
 
 def test_a_stage_that_the_spec_lacks_is_refused() -> None:
@@ -378,7 +385,7 @@ def test_promotion_is_one_stage_and_only_when_nothing_forbids_it(
     assert now.weekday() < 5
     assert after.stage != 4 or state.approved_stage == 4
     assert state.monitor.promotion.count >= FROZEN.min_evidence
-    assert state.monitor.promotion.e_value >= 100
+    assert state.monitor.promotion.e_value >= 119.9
     assert now - state.stage_since >= FROZEN.dwell
 
 
@@ -390,15 +397,21 @@ def test_the_action_says_what_happens_to_the_stage(
     moved = decision.state_after.stage - state.stage
     assert {
         "promote": moved == 1,
-        "narrow": moved == -1,
+        "narrow": moved < 0,
         "roll_back": moved < 0,
         "tighten": moved == 0,
+        "loosen": moved == 0,
         "hold": moved == 0,
     }[decision.action]
-    assert decision.action != "hold" or (
-        replace(decision.state_after, failed_policy=None) == replace(state, failed_policy=None)
-    )
-    assert (decision.threshold is not None) == (decision.action == "tighten")
+    if decision.action == "hold":
+        noted = {
+            "failed_policy": None,
+            "decided_at": None,
+            "error_since": None,
+            "shadow_rate": None,
+        }
+        assert replace(decision.state_after, **noted) == replace(state, **noted)
+    assert (decision.threshold is not None) == (decision.action in ("tighten", "loosen"))
     assert len(decision.reason) > 20 and decision.reason.endswith(".")
 
 

@@ -1,0 +1,68 @@
+"""How many early answers to check: more where something stirs, fewer where all is calm.
+
+Neither level nor moment of a change looks at the request, so compared requests stay a fair sample
+of the traffic of their time; the rate that was in force is kept with each request.
+
+A shadow goes on where the answer left the batch, so it costs the layers that this answer saved.
+Of what is saved a rate r therefore spends the share r, and `shadow.budget` is a bound of the rate
+itself; replays from scratch come on top, and are counted as they were measured.
+"""
+
+from __future__ import annotations
+
+import math
+
+from rollout.control.decision import Evidence
+from rollout.control.schema import DomainSpec
+from rollout.control.state import DomainState
+from rollout.stats.change import ChangeDetector
+
+NEAR = 0.5
+"""A detector is near its alarm from this share of the way on, on the logarithmic scale."""
+
+
+def shadow_rate(spec: DomainSpec, state: DomainState, evidence: Evidence) -> tuple[float, str]:
+    """The shadow rate from now on, and why, in words.
+
+    It rises at once to what is wanted, and falls by half at each tick at most, so that a signal
+    that flickers does not make it flicker. It stays within `shadow.min` and `shadow.max`, and
+    above `shadow.min` within the budget.
+    """
+    shadow = spec.shadow
+    now = shadow.rate if state.shadow_rate is None else state.shadow_rate
+    wanted, reason = _wanted(spec, state, evidence)
+    rate = max(wanted, now / 2)
+    affordable = _affordable(spec, state)
+    if rate > affordable:
+        rate = affordable
+        reason += f", as far as {100 * shadow.budget:g} % of what is saved goes"
+    return min(max(rate, shadow.min), shadow.max), reason
+
+
+def _wanted(spec: DomainSpec, state: DomainState, evidence: Evidence) -> tuple[float, str]:
+    monitor, shadow = state.monitor, spec.shadow
+    if evidence.moved:
+        return shadow.max, f"the traffic changed ({', '.join(evidence.moved)})"
+    watching = {"target": monitor.target, "floor": monitor.floor, **monitor.guards}
+    near = [name for name, detector in watching.items() if _nearness(detector) >= NEAR]
+    if near:
+        return shadow.max, f"the detector {near[0]!r} nears its alarm"
+    level = state.error_budget(spec).level
+    if monitor.promotion.count < spec.min_evidence or (level > 0 and monitor.e_value < 1.0 / level):
+        return shadow.rate, "evidence is thin"
+    return shadow.min, "all is calm"
+
+
+def _nearness(detector: ChangeDetector) -> float:
+    """0 at a fresh detector, 1 at its alarm."""
+    if detector.alarmed:
+        return 1.0
+    return math.log(max(detector.statistic, 1.0)) / math.log(detector.mean_time_to_false_alarm)
+
+
+def _affordable(spec: DomainSpec, state: DomainState) -> float:
+    """The rate at which shadows cost `shadow.budget` of what early answers save."""
+    budget = spec.shadow.budget
+    if state.shadow_layers <= budget * state.saved_layers:
+        return budget
+    return budget * budget * state.saved_layers / state.shadow_layers
