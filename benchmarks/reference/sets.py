@@ -113,8 +113,8 @@ def read_set(name: str) -> TextSet:
 
 def _generated(name: str) -> list[Row]:
     return [
-        Row(f"{name}-{place}", text, answers[-1])
-        for place, (text, answers) in enumerate(generate(name, HARD_ROWS, seed=0))
+        Row(f"{name}-{place}", text, answer)
+        for place, (text, answer) in enumerate(generate(name, HARD_ROWS, seed=0))
     ]
 
 
