@@ -76,10 +76,10 @@ class _Climb:
 def oracle(spec: DomainSpec, truth: Truth, answer_after: timedelta | None) -> Path:
     """Who knows the true agreement at every moment, the coming tick's included.
 
-    It needs no comparison, so it pays for no shadow and waits for no evidence. It goes up a stage as
-    soon as dwell, cool-down, calendar and approval let it, while agreement is on target; it stays
-    between target and floor; it rolls back before the first request of a tick in which agreement is
-    lost. What it serves wrong is what a healthy policy gets wrong.
+    It needs no comparison, so it pays for no shadow and waits for no evidence. While agreement is
+    on target it goes up a stage as soon as dwell, cool-down, calendar and approval let it; between
+    target and floor it stays; it rolls back before the first request of a tick in which agreement
+    is lost. What it serves wrong is what a healthy policy gets wrong.
     """
     gone, good = lost(spec, truth), on_target(spec, truth)
     climb = _Climb(spec, answer_after, truth.moments[0] - truth.width)

@@ -120,6 +120,7 @@ class People(Section):
 class Scenario(Section):
     """One synthetic future."""
 
+    shows: str = Field(default="", description="What this future asks of a controller.")
     duration: Duration = Field(description="Simulated time.")
     start: datetime = Field(
         default=datetime(2026, 1, 5, tzinfo=UTC), description="With a zone. Default: a Monday."

@@ -1,4 +1,4 @@
-"""A scenario as arrays over ticks: requests, agreement and exits by label. What no controller sees."""
+"""A scenario as arrays over ticks: requests, agreement and exits. What no controller sees."""
 
 from __future__ import annotations
 

@@ -1,0 +1,169 @@
+"""The command that tries a spec against synthetic futures or the stored past: simulate."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from rollout.cli.shell import Json, err, now, print_json, print_rows, say, settings
+from rollout.control.facts import percent
+from rollout.control.schema import Spec
+from rollout.control.spec import load_spec
+from rollout.simulation.page import studies_page
+from rollout.simulation.scenario import Scenario, load_scenario, load_shipped, shipped
+from rollout.simulation.study import Study, study
+from rollout.simulation.summary import Summary
+from rollout.values import RolloutError
+
+COLUMNS = (
+    "scenario",
+    "domain",
+    "all traffic after",
+    "promotions",
+    "steps down",
+    "false",
+    "blind",
+    "taken back after",
+    "saving",
+    "of oracle",
+    "wrong answers",
+    "x oracle",
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("simulate", rich_help_panel="Set up")(simulate)
+
+
+def simulate(
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCENARIO]...", help="More scenarios.")
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option("--spec", help="The spec. Default: rollout.yaml.", show_default=False),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scenario",
+            help="File or name of a scenario; several may follow. Default: all shipped.",
+            show_default=False,
+        ),
+    ] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option("--domain", help="Of the spec; may be repeated. Default: all."),
+    ] = None,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Futures a scenario.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same, the same futures.")] = 0,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the page. Default: var/.", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Try a spec against synthetic futures: a table, and a page with a picture of each.
+
+    Promotions, delays, false alarms, saving and wrong answers, beside an oracle that knows the
+    truth. Every decision is made by the function that decides in production.
+
+    Example: `rollout simulate --scenario sudden_break --runs 200`
+    """
+    path = spec or settings().spec_path
+    loaded = load_spec(path)
+    chosen = [_scenario(name) for name in [*(scenario or []), *(more or [])] or shipped()]
+    domains = _domains(loaded, domain)
+    studies = _studies(loaded, domains, chosen, range(seed, seed + runs))
+    page = (folder or settings().var) / "simulation.html"
+    _write(page, studies_page(studies, loaded.cost, str(path), now()))
+    if json:
+        print_json(
+            {
+                "page": str(page),
+                "studies": [
+                    {"scenario": one.name, "domain": one.domain} | one.summary.to_json()
+                    for one in studies
+                ],
+            }
+        )
+        return
+    print_rows(COLUMNS, [_cells(one, loaded.cost.currency) for one in studies])
+    say(f"{runs} runs each; the picture: {page}")
+
+
+def _scenario(name: str) -> tuple[str, Scenario]:
+    if name in shipped():
+        return name, load_shipped(name)
+    return Path(name).stem, load_scenario(Path(name))
+
+
+def _domains(loaded: Spec, wanted: list[str] | None) -> list[str]:
+    for name in wanted or []:
+        if name not in loaded.domains:
+            raise RolloutError(
+                f"the spec has no domain {name!r}; it has {', '.join(loaded.domains)}"
+            )
+    return wanted or list(loaded.domains)
+
+
+def _studies(
+    loaded: Spec, domains: list[str], chosen: list[tuple[str, Scenario]], seeds: range
+) -> list[Study]:
+    processes = max(1, min(os.cpu_count() or 1, len(seeds) // 50))
+    studies: list[Study] = []
+    with Progress(console=err, transient=True) as progress:
+        for domain in domains:
+            for name, scenario in chosen:
+                bar = progress.add_task(name, total=len(seeds))
+                for done in study(
+                    name,
+                    domain,
+                    loaded.domains[domain],
+                    loaded.cost,
+                    scenario,
+                    seeds,
+                    processes,
+                ):
+                    progress.advance(bar)
+                    if done is not None:
+                        studies.append(done)
+    return studies
+
+
+def _write(page: Path, html: str) -> None:
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise RolloutError(f"{page}: cannot be written: {error.strerror}; choose --out") from None
+
+
+def _cells(one: Study, currency: str) -> list[str]:
+    summary: Summary = one.summary
+    return [
+        one.name,
+        one.domain,
+        _hours(summary.top_after_h, "not in most"),
+        f"{summary.promotions:.1f}",
+        f"{summary.step_downs:.2f}",
+        f"{summary.false_step_downs:.2f}",
+        f"{summary.blind_steps:.2f}",
+        _hours(summary.delay_h, "-"),
+        f"{percent(summary.saving)}, {summary.money:,.0f} {currency}",
+        _ratio(summary.saving_ratio),
+        f"{summary.harm:,.0f}",
+        _ratio(summary.harm_ratio),
+    ]
+
+
+def _hours(hours: float | None, unknown: str) -> str:
+    return unknown if hours is None else f"{hours:.1f} h"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"
