@@ -14,7 +14,8 @@ from benchmarks.form import Measured
 
 
 def names() -> list[str]:
-    modules = (module.name for module in pkgutil.iter_modules(benchmarks.__path__))
+    found = pkgutil.iter_modules(benchmarks.__path__)
+    modules = (module.name for module in found if not module.ispkg)
     return sorted(name for name in modules if name not in ("__main__", "form"))
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.sequential.exact import judge, promotion_test
 from rollout.stats.promotion import PromotionTest, expected_more
 
 matches = st.lists(st.booleans(), max_size=200)
@@ -59,41 +60,9 @@ def test_a_floor_outside_its_range_is_refused(floor: float) -> None:
         PromotionTest.start(floor)
 
 
-def _most_mismatches(floor: float, alpha: float, horizon: int) -> list[int]:
-    """Per count: the most mismatches with which E >= 1 / alpha; -1 where none is few enough."""
-    most, bounds = -1, []
-    for count in range(1, horizon + 1):
-        # Each further match can only let more mismatches pass, never fewer.
-        while most + 1 <= count and PromotionTest(floor, count, most + 1).e_value >= 1 / alpha:
-            most += 1
-        bounds.append(most)
-    return bounds
-
-
-def _chance_and_mean_count(truth: float, bounds: list[int]) -> tuple[float, float]:
-    """The exact chance of ever promoting, looking after every sample, and the mean count then.
-
-    Dynamic programming over the number of mismatches among rollouts that are not promoted yet.
-    """
-    waiting = np.zeros(len(bounds) + 2)  # [mismatches]
-    waiting[0] = 1.0
-    promoted = count_sum = 0.0
-    width = 1
-    for count, most in enumerate(bounds, start=1):
-        width += 1
-        shifted = waiting[:width] * truth
-        shifted[1:] += waiting[: width - 1] * (1 - truth)
-        now = float(shifted[: most + 1].sum())
-        shifted[: most + 1] = 0.0
-        waiting[:width] = shifted
-        promoted += now
-        count_sum += count * now
-    return promoted, count_sum / promoted
-
-
 def test_a_policy_just_under_the_floor_is_promoted_with_at_most_the_stated_chance() -> None:
     for floor in (0.95, 0.97):
-        chance, _ = _chance_and_mean_count(floor - 1e-4, _most_mismatches(floor, 0.05, 8_000))
+        chance = judge(floor - 1e-4, promotion_test(floor, 0.05, 8_000)).chance
         assert 0.03 <= chance <= 0.05
 
 
@@ -103,7 +72,7 @@ def test_a_policy_just_under_the_floor_is_promoted_with_at_most_the_stated_chanc
 def test_a_good_policy_is_promoted_with_nearly_the_fewest_samples(
     truth: float, sprt: int, ratio: float
 ) -> None:
-    chance, mean_count = _chance_and_mean_count(truth, _most_mismatches(0.95, 0.05, 6_000))
+    chance, mean_count = judge(truth, promotion_test(0.95, 0.05, 6_000))
     assert chance > 0.999
     assert mean_count <= ratio * sprt
 
