@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from rollout.engine.families import FAMILIES, Parts, take_apart
 from rollout.values import RolloutError
-
-LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types with the parts `model.layers`, `model.norm` and an unscaled `lm_head`."""
 
 MAX_DIFFERENCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest difference of a logit, relative to the largest logit, between our loop and `model()`."""
@@ -33,27 +32,31 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     revision: str
 
+    @cached_property
+    def parts(self) -> Parts:
+        return take_apart(self.model)
+
     @property
     def base(self) -> nn.Module:
         return self.model.base_model
 
     @property
     def layers(self) -> nn.ModuleList:
-        layers = self.base.layers
-        assert isinstance(layers, nn.ModuleList)
-        return layers
+        return self.parts.layers
 
     @property
     def norm(self) -> nn.Module:
-        norm = self.base.norm
-        assert isinstance(norm, nn.Module)
-        return norm
+        """All that stands between a layer's hidden states and the unembedding."""
+        return self.parts.norm
 
     @property
     def unembedding(self) -> nn.Linear:
-        head = self.model.lm_head
-        assert isinstance(head, nn.Linear)
-        return head
+        """Vocabulary logits of normed hidden states, before `capped`."""
+        return self.parts.unembedding
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits as the model itself soft-caps them, if it does; any shape."""
+        return self.parts.capped(logits)
 
     @property
     def depth(self) -> int:
@@ -62,6 +65,10 @@ class LoadedModel:
     @property
     def width(self) -> int:
         return int(self.model.config.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.model.config.vocab_size)
 
     @property
     def context_tokens(self) -> int:
@@ -73,7 +80,7 @@ class LoadedModel:
 
 
 def load_model(directory: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-    """Load a Llama-family checkpoint: safetensors only, no remote code, nothing downloaded.
+    """Load a checkpoint of a known family: safetensors only, no remote code, nothing downloaded.
 
     Args:
         directory: Folder with config.json, *.safetensors and the tokenizer.
@@ -85,10 +92,10 @@ def load_model(directory: Path, *, device: str = "auto", dtype: str = "auto") ->
     """
     config = _read_config(directory)
     model_type = config.get("model_type")
-    if model_type not in LLAMA_FAMILY:
+    if model_type not in FAMILIES:
         raise ModelRefused(
             f"{directory}: model type {model_type!r} is not one the engine runs layer by layer; "
-            f"it takes {', '.join(sorted(LLAMA_FAMILY))}"
+            f"it takes {', '.join(sorted(FAMILIES))}"
         )
     if not list(directory.glob("*.safetensors")):
         raise ModelRefused(

@@ -12,9 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import Cache, DynamicCache
 
-from rollout.engine.loading import MAX_DIFFERENCE, LoadedModel, ModelRefused
+from rollout.engine.loading import LoadedModel
+from rollout.engine.prefix import Prefix, PrefixCache
+from rollout.engine.task import BadRequest
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a layer is called with besides the hidden states: positional and keyword arguments."""
+
+_DONE: Call = ((), {})
 
 
 @dataclass(frozen=True)
@@ -24,12 +32,18 @@ class SegmentState:
     Attributes:
         hidden: Residual stream after `layer` layers, [rows, tokens, width].
         layer: Layers run so far.
-        calls: Keyword arguments of each layer, as the model's own forward passes them.
+        calls: What the model's own forward calls each layer with.
+        prompts: The rows' tokens without padding; empty where `record` was called directly.
+        prefix: What stands before every prompt, if anything.
+        cache: What the layers' keys and values are kept in, if anything.
     """
 
     hidden: Tensor
     layer: int
-    calls: tuple[dict[str, Any], ...]
+    calls: tuple[Call, ...]
+    prompts: tuple[Sequence[int], ...] = ()
+    prefix: Prefix | None = None
+    cache: Cache | None = None
 
     @property
     def rows(self) -> int:
@@ -41,48 +55,86 @@ class SegmentState:
         return self.hidden[:, -1]
 
 
-class _NotingLayer(nn.Module):
-    """Stands for a decoder layer in the twin: notes its arguments, computes nothing."""
-
-    def __init__(self, layer: nn.Module, calls: list[dict[str, Any]]) -> None:
-        super().__init__()
-        # Families that mix attention kinds pick the mask by the layer's own attribute.
-        if hasattr(layer, "attention_type"):
-            self.attention_type = layer.attention_type
-        self.calls = calls
-
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        self.calls.append(kwargs)
-        return hidden_states
-
-
 class Segments:
     """Runs a loaded model layer by layer. Not thread-safe: one engine, one thread at a time."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        self._calls: list[dict[str, Any]] = []
-        twin = copy.copy(loaded.base)
-        twin._modules = dict(loaded.base._modules)
-        twin._modules["layers"] = nn.ModuleList(
-            _NotingLayer(layer, self._calls) for layer in loaded.layers
-        )
-        twin._modules["norm"] = nn.Identity()
+        self._calls: list[Call] = []
+        parts = loaded.parts
+        twin = copy.copy(parts.decoder)
+        twin._modules = dict(parts.decoder._modules)
+        stand_ins: dict[str, Any] = {
+            parts.family.layers: [self._note] * loaded.depth,
+            parts.family.norm: _unchanged,
+        }
+        if "project_out" in twin._modules:
+            stand_ins["project_out"] = None
+        # Past nn.Module's own bookkeeping: a plain list is sliced without building modules.
+        twin._modules.update(stand_ins)
         self._twin = twin
 
+    def _note(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Stands for every decoder layer in the twin: notes its arguments, computes nothing."""
+        self._calls.append((args, kwargs))
+        return hidden_states
+
     @torch.inference_mode()
-    def start(self, prompts: Sequence[Sequence[int]]) -> SegmentState:
-        """Embed a batch of token id sequences, padded on the left; no layer is run yet."""
-        if not prompts or any(not prompt for prompt in prompts):
+    def start(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        cache: Cache | None = None,
+        prefix: Prefix | None = None,
+    ) -> SegmentState:
+        """Embed a batch of token id sequences, padded on the left; no layer is run yet.
+
+        Args:
+            cache: An empty cache, which `advance` fills layer by layer.
+            prefix: What stands before every prompt, from `cache_prefix`.
+
+        Raises:
+            ValueError: an empty batch, an empty prompt, both a cache and a prefix.
+            BadRequest: more tokens than the context takes, or a token outside the vocabulary.
+        """
+        if not prompts or not all(prompts):
             raise ValueError("a batch needs at least one prompt, and a prompt at least one token")
-        tokens, mask = self._pad(prompts)
+        if cache is not None and (prefix is not None or cache.get_seq_length()):
+            raise ValueError("a cache must be empty, and stands alone: continue it with record()")
+        self._check(prompts, 0 if prefix is None else len(prefix.tokens))
+        lengths = [len(prompt) for prompt in prompts]
+        tokens = self.padded(prompts, lengths)
+        mask = positions = None
+        # Unpadded rows need neither, and without a mask attention takes its fastest way.
+        if min(lengths) < max(lengths):
+            mask, positions = self.mask(lengths, prefix)
+        past = cache if prefix is None else PrefixCache(prefix, lengths)
+        state = self.record(tokens, mask, positions, past)
+        return replace(state, prompts=tuple(prompts), prefix=prefix, cache=cache)
+
+    @torch.inference_mode()
+    def record(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Any = None,
+    ) -> SegmentState:
+        """Embed tokens and note what the model's own forward calls its layers with.
+
+        Args:
+            tokens: [rows, new tokens].
+            mask: 1 where a token counts, [rows, cached + new tokens]; None: all count.
+            positions: [rows, new tokens]; None: counted on from the cache.
+            cache: Anything that speaks transformers' cache protocol.
+        """
         self._calls.clear()
         output = self._twin(
             input_ids=tokens,
             attention_mask=mask,
-            # Counting from the first real token keeps a row's numbers free of its batch's padding.
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
         return SegmentState(output.last_hidden_state, 0, tuple(self._calls))
 
@@ -92,68 +144,132 @@ class Segments:
         if not state.layer <= to_layer <= self.loaded.depth:
             raise ValueError(f"cannot advance from layer {state.layer} to {to_layer}")
         hidden = state.hidden
+        layers = self.loaded.layers
         for index in range(state.layer, to_layer):
-            hidden = self.loaded.layers[index](hidden, **state.calls[index])
+            args, kwargs = state.calls[index]
+            hidden = layers[index](hidden, *args, **kwargs)
         return replace(state, hidden=hidden, layer=to_layer)
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """Hidden states as the unembedding takes them, [..., width] to [..., embedding width]."""
+        normed = self.loaded.norm(hidden)
+        assert isinstance(normed, Tensor)
+        return normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of hidden states after a layer, [..., width] to [..., vocabulary]."""
+        return self.loaded.capped(self.loaded.unembedding(self.final_norm(hidden)))
+
+    @torch.inference_mode()
+    def finish(self, state: SegmentState) -> Tensor:
+        """The model's own logits at the last token, [rows, vocabulary].
+
+        Raises:
+            ValueError: layers are left to run.
+        """
+        if state.layer != self.loaded.depth:
+            raise ValueError(f"{state.layer} of {self.loaded.depth} layers are run: advance first")
+        return self.logits(state.last_hidden)
 
     @torch.inference_mode()
     def compact(self, state: SegmentState, keep: Sequence[int]) -> SegmentState:
-        """Keep only these rows, in this order: the others have left the batch."""
+        """Keep only these rows, in this order: the others have left the batch.
+
+        Leading columns that only they needed go too, once that saves a layer's work: the twin then
+        prepares the narrower batch anew. A cache keeps the same rows.
+        """
         index = torch.tensor(keep, dtype=torch.long, device=state.hidden.device)
-        gathered: dict[int, Tensor] = {}
+        prompts = tuple(state.prompts[row] for row in keep) if state.prompts else ()
+        if prompts and state.cache is None:
+            unused = state.hidden.shape[1] - max(len(prompt) for prompt in prompts)
+            if unused * (self.loaded.depth - state.layer) >= state.hidden.shape[1]:
+                hidden = state.hidden[:, unused:].index_select(0, index)
+                narrower = self.start(prompts, prefix=state.prefix)
+                return replace(narrower, hidden=hidden, layer=state.layer)
+        gathered: dict[int, Any] = {}
 
         def gather(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(gather(item) for item in value)
             # One-dimensional tensors run over tokens, never over rows.
-            if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[0] != state.rows:
+            rowwise = isinstance(value, Tensor) and value.dim() > 1 and len(value) == state.rows
+            if not rowwise and not isinstance(value, PrefixCache):
                 return value
             if id(value) not in gathered:
-                gathered[id(value)] = value.index_select(0, index)
+                gathered[id(value)] = (
+                    value.index_select(0, index) if rowwise else value.select(keep)
+                )
             return gathered[id(value)]
 
         remaining = tuple(
-            {name: gather(value) for name, value in call.items()} if number >= state.layer else call
-            for number, call in enumerate(state.calls)
+            (gather(args), {name: gather(value) for name, value in kwargs.items()})
+            for args, kwargs in state.calls[state.layer :]
         )
-        return SegmentState(state.hidden.index_select(0, index), state.layer, remaining)
+        if state.cache is not None:
+            state.cache.batch_select_indices(index)
+        return replace(
+            state,
+            hidden=state.hidden.index_select(0, index),
+            calls=(_DONE,) * state.layer + remaining,
+            prompts=prompts,
+        )
 
-    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        longest = max(len(prompt) for prompt in prompts)
-        pad = self.loaded.tokenizer.pad_token_id
-        tokens = torch.full((len(prompts), longest), pad, dtype=torch.long)
-        mask = torch.zeros((len(prompts), longest), dtype=torch.long)
+    def split(self, state: SegmentState, rows: Sequence[int]) -> tuple[SegmentState, SegmentState]:
+        """These rows, and the others in their order; each goes on by itself.
+
+        Raises:
+            ValueError: the state fills a cache, which cannot be in two states.
+        """
+        if state.cache is not None:
+            raise ValueError("a state that fills a cache cannot be split")
+        chosen = set(rows)
+        others = [row for row in range(state.rows) if row not in chosen]
+        return self.compact(state, rows), self.compact(state, others)
+
+    @torch.inference_mode()
+    def cache_prefix(self, tokens: Sequence[int]) -> Prefix:
+        """Keys and values of the tokens that many prompts begin with, at full depth.
+
+        Raises:
+            ValueError: no token.
+            BadRequest: they leave no room in the context.
+        """
+        cache = DynamicCache()
+        self.advance(self.start([tokens], cache=cache), self.loaded.depth)
+        kept = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
+        return Prefix.of(tokens, kept)
+
+    def _check(self, prompts: Sequence[Sequence[int]], before: int) -> None:
+        longest = before + max(len(prompt) for prompt in prompts)
+        if longest > self.loaded.context_tokens:
+            raise BadRequest(
+                f"a prompt has {longest} tokens but the model's context takes "
+                f"{self.loaded.context_tokens}: shorten it"
+            )
+        vocabulary = self.loaded.vocabulary
         for row, prompt in enumerate(prompts):
-            tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        return tokens.to(self.loaded.device), mask.to(self.loaded.device)
+            if min(prompt) < 0 or max(prompt) >= vocabulary:
+                raise BadRequest(
+                    f"prompt {row} has a token outside the vocabulary (0 to {vocabulary - 1}): "
+                    "encode it with this model's tokenizer"
+                )
+
+    def padded(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> Tensor:
+        longest = max(lengths)
+        pad = [self.loaded.tokenizer.pad_token_id] * longest
+        rows = [[*pad[length:], *prompt] for length, prompt in zip(lengths, prompts, strict=True)]
+        return torch.tensor(rows, dtype=torch.long, device=self.loaded.device)
+
+    def mask(self, lengths: Sequence[int], prefix: Prefix | None = None) -> tuple[Tensor, Tensor]:
+        """Where tokens count, [rows, prefix + tokens], and the suffixes' positions."""
+        before = 0 if prefix is None else len(prefix.tokens)
+        padding = max(lengths) - torch.tensor(lengths)[:, None]
+        columns = torch.arange(before + max(lengths))
+        mask = (columns >= padding).long()
+        # Counting from the first real token keeps a row's numbers free of its batch's padding.
+        positions = (columns[before:] - padding).clamp(min=0)
+        return mask.to(self.loaded.device), positions.to(self.loaded.device)
 
 
-@torch.inference_mode()
-def check_exactness(segments: Segments, *, seed: int = 0) -> float:
-    """Compare the loop, run to the last layer, with `model()` on a left-padded random batch.
-
-    Returns:
-        The largest difference of a last-token logit, relative to the largest logit.
-
-    Raises:
-        ModelRefused: the difference exceeds `MAX_DIFFERENCE` for the model's dtype.
-    """
-    loaded = segments.loaded
-    generator = torch.Generator().manual_seed(seed)
-    lengths = [min(length, loaded.context_tokens) for length in (12, 7, 3)]
-    vocabulary = int(loaded.model.config.vocab_size)
-    prompts = [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in lengths]
-    state = segments.advance(segments.start(prompts), loaded.depth)
-    ours = loaded.unembedding(loaded.norm(state.last_hidden)).float()
-    tokens, mask = segments._pad(prompts)
-    theirs = loaded.model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, -1]
-    theirs = theirs.float()
-    difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0))
-    allowed = MAX_DIFFERENCE[loaded.model.dtype]
-    if not difference <= allowed:
-        raise ModelRefused(
-            f"the layer loop differs from the model's own forward by {difference:.2e} of the "
-            f"largest logit (at most {allowed:.0e} is allowed): this model cannot be served early"
-        )
-    return difference
+def _unchanged(hidden: Tensor) -> Tensor:
+    return hidden

@@ -8,8 +8,9 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from rollout.control.sections import ModelSpec
+from rollout.engine.exactness import check_exactness
 from rollout.engine.loading import load_model
-from rollout.engine.segments import Segments, check_exactness
+from rollout.engine.segments import Segments
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rollout.engine.exactness import check_exactness
 from rollout.engine.loading import LoadedModel
-from rollout.engine.segments import Segments, check_exactness
+from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask, compile_task
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from rollout.engine.loading import LLAMA_FAMILY, load_model
-from rollout.engine.segments import Segments, check_exactness
+from rollout.engine.exactness import check_exactness
+from rollout.engine.loading import load_model
+from rollout.engine.segments import Segments
 from tests.models import save_model
 
 OF_ITS_OWN: dict[str, dict[str, Any]] = {
@@ -19,7 +20,7 @@ OF_ITS_OWN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("family", sorted(LLAMA_FAMILY))
+@pytest.mark.parametrize("family", sorted(OF_ITS_OWN))
 def test_the_loop_equals_the_familys_own_forward(family: str, tmp_path: Path) -> None:
     folder = save_model(tmp_path, 1, family, **OF_ITS_OWN[family])
     segments = Segments(load_model(folder))
