@@ -1,4 +1,4 @@
-"""Text, generated with per-token early exit: requests in, answers and all that explains them out."""
+"""Text with per-token early exit: requests in; answers, and all that explains them, out."""
 
 from rollout.engine.generation.decoding import Decoding, generate, stream
 from rollout.engine.generation.exits import TokenExits, TokenHead

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rollout.engine.generation.exits import TokenExits, TokenHead, logits
+from rollout.engine.generation.exits import TokenExits, TokenHead
 from rollout.engine.generation.passes import Passes, Work
 from rollout.engine.generation.request import TextRequest
 from rollout.engine.generation.result import Generated, StopReason, TextAgreement
@@ -150,25 +150,25 @@ class Decoding:
         rows = [self._rows[place] for place in going]
         asked = [(place, back) for place, row in enumerate(rows) for back in _behind(row)]
         places = [place for place, _ in asked]
-        scores = logits(self.segments, hidden[places, [-1 - back for _, back in asked]])
+        scores = self.segments.logits(hidden[places, [-1 - back for _, back in asked]])
         finite = scores.max(-1).values.isfinite().tolist()
         positions = [rows[place].position - back for place, back in asked]
         tokens = next_tokens(scores, [rows[place].request for place in places], positions)
         found: list[list[int | None]] = [[] for _ in rows]
         for place, token, fine in zip(places, tokens, finite, strict=True):
-            rows[place].work.full_heads += 1
             found[place].append(token if fine else None)
         taken_back = [0] * len(self._rows)
         for place, row in enumerate(rows):
+            row.work.full_heads += len(found[place])
             drafts, row.drafts = row.drafts, []
             stood = 0
-            for token, draft in zip(found[place], [*drafts, None], strict=True):
-                if token is None:
+            for taken, draft in zip(found[place], [*drafts, None], strict=True):
+                if taken is None:
                     row.fault = "the full model's scores are not finite"
                     row.stop_reason = "fault"
                     break
-                pieces.append(self._take(row, token, None, None))
-                if token != draft or row.stop_reason is not None:
+                pieces.append(self._take(row, taken, None, None))
+                if taken != draft or row.stop_reason is not None:
                     break
                 stood += 1
             row.accepted += stood

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rollout.engine.criteria import features
+from rollout.engine.criteria import Reading
 from rollout.engine.generation.passes import SkippedKeys
 from rollout.engine.segments import Segments
 from rollout.values import PolicyError
@@ -26,8 +26,8 @@ class TokenHead:
         weight: Translator of the tuned lens (Belrose et al. 2023, section 3), [width, width], added
             to the identity; None: the logit lens.
         bias: [width].
-        calibration: Logistic weights of the `learned` criterion's features, intercept last; None:
-            the difference of the two highest probabilities (CALM, section 3.5, softmax response).
+        calibration: Logistic weights of `features`, intercept last, [3]; None: the difference of
+            the two highest probabilities (CALM, section 3.5, softmax response).
     """
 
     weight: Tensor | None = None
@@ -42,13 +42,13 @@ class TokenHead:
     def scores(self, segments: Segments, hidden: Tensor) -> Tensor:
         if self.weight is not None and self.bias is not None:
             hidden = hidden + hidden @ self.weight.T + self.bias
-        return logits(segments, hidden)
+        return segments.logits(hidden)
 
     def confidence(self, scores: Tensor) -> Tensor:
         if self.calibration is None:
             first, second = scores.float().softmax(-1).topk(2, dim=-1).values.unbind(-1)
             return first - second
-        values = features("learned", scores.float())
+        values = features(scores)
         return torch.sigmoid(values @ self.calibration[:-1] + self.calibration[-1])
 
 
@@ -124,6 +124,7 @@ class TokenExits:
         return min(1.0, max(0.0, 0.9 * threshold + 0.1 * late))
 
 
-def logits(segments: Segments, hidden: Tensor) -> Tensor:
-    """Vocabulary scores [..., vocabulary] of hidden states before the final norm."""
-    return segments.loaded.unembedding(segments.loaded.norm(hidden))
+def features(scores: Tensor) -> Tensor:
+    """What confidence is learned from: log-odds and log-margin of the best token, [rows, 2]."""
+    reading = Reading.of(scores[None].float(), scores[None], None)
+    return torch.stack([reading.log_odds[0], reading.margin[0]], -1)

@@ -87,7 +87,8 @@ class Lanes:
         for row, end in enumerate(ends):
             shift = self.columns - end
             if shift:
-                self._change(lambda buffer, r=row, e=end, s=shift: _shifted(buffer, r, e, s))
+                for buffer in self._buffers.values():
+                    buffer[row, shift : end + shift] = buffer[row, :end].clone()
             self.starts[row] += shift
             for done in self.done:
                 done[row] = min(done[row], end) + shift
@@ -152,8 +153,3 @@ class Lanes:
 
     def _change(self, change: Callable[[Tensor], Tensor]) -> None:
         self._buffers = {name: change(buffer) for name, buffer in self._buffers.items()}
-
-
-def _shifted(buffer: Tensor, row: int, end: int, by: int) -> Tensor:
-    buffer[row, by : end + by] = buffer[row, :end].clone()
-    return buffer

@@ -71,19 +71,23 @@ class Passes:
         self.keep_final = keep_final
         self._begun: tuple[tuple[tuple[int, ...], int, int], SegmentState] | None = None
 
+    @torch.inference_mode()
     def append(self, tokens: Sequence[int]) -> None:
         self._begun = None
         self.lanes.append(tokens)
 
+    @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         self._begun = None
         self.lanes.keep(rows)
         self.prompt_tokens = [self.prompt_tokens[row] for row in rows]
 
+    @torch.inference_mode()
     def take_back(self, counts: Sequence[int]) -> None:
         self._begun = None
         self.lanes.take_back(counts)
 
+    @torch.inference_mode()
     def run(
         self, rows: Sequence[int], segment: int, work: Sequence[Work] | Mapping[int, Work]
     ) -> Tensor:
@@ -150,7 +154,7 @@ class Passes:
             mask = None if not starts.any() else (columns >= starts).to(self.lanes.device)
             positions = (columns[first:] - starts).clamp(min=0).to(self.lanes.device)
             tokens = self.lanes.read("tokens", 0)
-            self._begun = key, begin(self.segments, tokens, mask, positions, self.lanes)
+            self._begun = key, self.segments.record(tokens, mask, positions, self.lanes)
         return self._begun[1]
 
     def _index(self, rows: Sequence[int]) -> Tensor | None:
@@ -181,17 +185,3 @@ class Passes:
         else:
             work.prompt_layers += prompt * layers
             work.layers_run += answer * layers
-
-
-def begin(
-    segments: Segments, tokens: Tensor, mask: Tensor | None, positions: Tensor, lanes: Lanes
-) -> SegmentState:
-    segments._calls.clear()
-    output = segments._twin(
-        input_ids=tokens,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=lanes,
-        use_cache=True,
-    )
-    return SegmentState(output.last_hidden_state, 0, tuple(segments._calls))

@@ -47,7 +47,7 @@ class TextRequest:
         """
         if not self.prompt:
             raise GenerationError("prompt: it has no token; a prompt needs at least one")
-        vocabulary = int(loaded.model.config.get_text_config().vocab_size)
+        vocabulary = loaded.vocabulary
         strange = [token for token in self.prompt if not 0 <= token < vocabulary]
         if strange:
             raise GenerationError(

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from rollout.engine.generation.exits import logits
 from rollout.engine.generation.passes import Passes, Work
 from rollout.engine.generation.request import GenerationError, TextRequest
 from rollout.engine.generation.result import Generated, TextAgreement
@@ -58,7 +57,7 @@ def full_tokens(segments: Segments, hidden: Tensor, request: TextRequest) -> lis
     Raises:
         GenerationError: its scores are not finite.
     """
-    scores = logits(segments, hidden)
+    scores = segments.logits(hidden)
     if not bool(scores.max(-1).values.isfinite().all()):
         raise GenerationError(
             "the full model's scores are not finite: this answer cannot be compared"
@@ -100,7 +99,7 @@ def compare(
 def similarity(text: str, reference: str) -> float:
     """chrF (Popovic 2015) of two texts as sacrebleu computes it, in [0, 1]; 1 for the same text."""
     # Only a compared answer pays for the import.
-    from sacrebleu.metrics import CHRF
+    from sacrebleu.metrics.chrf import CHRF
 
     if text == reference:
         return 1.0
