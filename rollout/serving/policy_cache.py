@@ -36,6 +36,7 @@ class LiveDomain:
         policy: The live policy; None means full depth for everybody.
         stage_weight: Share of traffic that may exit early, in [0, 1]; 0 without a policy and while
             killed.
+        shadow_rate: Share of early answers that are compared: the controller's, else the spec's.
         killed: Whether the kill switch is on. The policy is still there, so that control traces go
             on judging it; nobody is answered by it.
         reason: Why nobody may exit, in words; None in normal operation.
@@ -48,6 +49,7 @@ class LiveDomain:
     template: str
     policy: ExitPolicy | None
     stage_weight: float
+    shadow_rate: float
     killed: bool
     reason: str | None
     broken: bool = False
@@ -180,6 +182,7 @@ class PolicyCache:
             applied.template,
             policy=None,
             stage_weight=0.0,
+            shadow_rate=applied.spec.shadow.rate,
             killed=killed is not None,
             reason=killed,
         )
@@ -198,7 +201,8 @@ class PolicyCache:
             fault = f"its state or policy cannot be read: {error}"
             log.error("domain %s at full depth: %s", applied.name, fault)
             return _without_policy(live, fault)
-        return replace(live, policy=policy, stage_weight=weight)
+        rate = live.shadow_rate if state.shadow_rate is None else state.shadow_rate
+        return replace(live, policy=policy, stage_weight=weight, shadow_rate=rate)
 
     def _policy(self, session: Session, applied: AppliedDomain, version: int) -> ExitPolicy:
         """The policy version, if it was made for the labels that the domain has now.

@@ -19,7 +19,7 @@ from tests.models import LABELS, TEMPLATE
 def live(tiny: Engine, tmp_path: Path) -> LiveDomain:
     spec = load_spec(write_home(tmp_path, tiny.folder) / "rollout.yaml").domains["billing"]
     policy = tiny.policy(tiny.heads.save(tmp_path / "heads"))
-    return LiveDomain("billing", spec, LABELS, TEMPLATE, policy, 0.5, False, None)
+    return LiveDomain("billing", spec, LABELS, TEMPLATE, policy, 0.5, 0.1, False, None)
 
 
 def test_a_sound_policy_is_served_at_its_weight(
