@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from rollout.control.signals import Signal
 from rollout.control.state import DomainState
 from rollout.control.verdicts import Verdict, verdict_of
 
@@ -39,25 +40,6 @@ class CertifiedThreshold:
     threshold: float
     certified_risk: float
     rows: int
-
-
-@dataclass(frozen=True)
-class Signal:
-    """A change in the traffic that can be seen without comparing answers.
-
-    Attributes:
-        name: What is watched, in words: exit depth, confidence, length, label mix.
-        statistic: How far it lies from its reference.
-        threshold: From where it counts as moved, set by its own null distribution.
-    """
-
-    name: str
-    statistic: float
-    threshold: float
-
-    @property
-    def moved(self) -> bool:
-        return self.statistic >= self.threshold
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rollout.control.decision import Signal
 from rollout.stats.divergence import HistogramDrift
 
 REFERENCE = 1_000
@@ -23,6 +22,25 @@ BINS = 15
 """The reference's commonest categories are told apart, all others are one more bin."""
 
 _CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A change in the traffic that can be seen without comparing answers.
+
+    Attributes:
+        name: What is watched, in words: exit depth, confidence, length, label mix.
+        statistic: How far it lies from its reference.
+        threshold: From where it counts as moved, set by its own null distribution.
+    """
+
+    name: str
+    statistic: float
+    threshold: float
+
+    @property
+    def moved(self) -> bool:
+        return self.statistic >= self.threshold
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from rollout.control.error_budget import ErrorBudget
 from rollout.control.monitor import Comparison, Monitor, read, tolerated, written
 from rollout.control.schema import DomainSpec
+from rollout.control.signals import TrafficSignals
 from rollout.stats.ladder import ThresholdLadder
 from rollout.values import RolloutError
 
@@ -53,6 +54,7 @@ class DomainState:
         shadow_layers: Layers computed only for comparisons since stage entry.
         ladder: The evidence for bolder thresholds; None where there is none.
         ladders: How many ladders the domain has had.
+        signals: What the traffic itself says under the live policy; None before its first request.
     """
 
     stage: int
@@ -72,6 +74,7 @@ class DomainState:
     shadow_layers: float = 0.0
     ladder: Ladder | None = None
     ladders: int = 0
+    signals: TrafficSignals | None = None
 
     @classmethod
     def start(
@@ -148,12 +151,13 @@ class DomainState:
             if ladder is None
             else {"heads": ladder.heads, "test": ladder.test.to_json()},
             "ladders": self.ladders,
+            "signals": None if self.signals is None else self.signals.to_json(),
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> DomainState:
         """Read what `to_json` wrote, in this release or the first, which knew fewer fields."""
-        budget, ladder = values.get("budget"), values.get("ladder")
+        budget, ladder, signals = (values.get(name) for name in ("budget", "ladder", "signals"))
         return cls(
             stage=values["stage"],
             mode=cast(Mode, values["mode"]),
@@ -174,4 +178,5 @@ class DomainState:
             if ladder is None
             else Ladder(ladder["heads"], ThresholdLadder.from_json(ladder["test"])),
             ladders=values.get("ladders", 0),
+            signals=None if signals is None else TrafficSignals.from_json(signals),
         )
