@@ -138,6 +138,13 @@ class Outcome(Base):
             postgresql_where=text("NOT monitored"),
             sqlite_where=text("NOT monitored"),
         ),
+        Index(
+            "ix_outcomes_unmonitored_replays",
+            "domain",
+            "id",
+            postgresql_where=text("replay_matches IS NOT NULL AND NOT replay_monitored"),
+            sqlite_where=text("replay_matches IS NOT NULL AND NOT replay_monitored"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
@@ -176,6 +183,7 @@ class Outcome(Base):
     text_hash: Mapped[str] = mapped_column(String(64))
     text: Mapped[str | None] = mapped_column("text", Text)
     monitored: Mapped[bool] = mapped_column(default=False, server_default=false())
+    replay_monitored: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class Trace(Base):

@@ -70,7 +70,7 @@ def test_a_record_survives_json(record: OutcomeRecord) -> None:
 
 def test_a_record_and_the_table_have_the_same_columns() -> None:
     not_known_when_answered = {
-        "id", "monitored", "replay_answer", "replay_matches", "replay_layers"
+        "id", "monitored", "replay_answer", "replay_matches", "replay_layers", "replay_monitored"
     }  # fmt: skip
     columns = set(Outcome.__table__.columns.keys()) - not_known_when_answered
     assert set(an_outcome("r").to_row()) == columns
