@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +22,17 @@ from rollout.engine.segments import Segments
 from tests import models
 from tests.engine.generation.conftest import encode, transformers_answers
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 5},
     "qwen2": {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2},
-    "qwen3": {},
+    "qwen3": {"head_dim": 8},
+    "gemma2": {"sliding_window": 5, "head_dim": 8},
+    "gemma3_text": {"sliding_window": 5, "head_dim": 8},
+    "gpt2": {},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 16},
+    "phi": {},
 }
 KINDS = ("deferred", "propagate")
 thresholds = st.tuples(*[st.floats(0, 0.6)] * 2)
