@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from rollout.control.ladder import climbed, ladder_of, trace_severity, with_new_ladder
+from rollout.control.signals import Answered, TrafficSignals
 from rollout.control.spec import DomainSpec
 from rollout.control.state import Comparison, DomainState
 from rollout.stats.thresholds import threshold_losses
@@ -124,8 +125,25 @@ def folded(
         shadow_layers=state.shadow_layers
         + sum(row.shadow_layers for row in early)
         + sum(replay.replay_layers for replay in news.replays),
+        signals=_signals(spec, state, live),
     )
     return _ladder_climbed(spec, after, news), len(comparisons)
+
+
+def _signals(
+    spec: DomainSpec, state: DomainState, live: Sequence[Outcome]
+) -> TrafficSignals | None:
+    version, signals = state.policy_version, state.signals
+    if version is None:
+        return None
+    if signals is None or signals.policy_version != version:
+        signals = TrafficSignals.start(version, spec.evidence.mean_time_to_false_alarm)
+    return signals.update(
+        [
+            Answered(row.policy_exit_layer, row.confidence, row.prompt_tokens, row.answer)
+            for row in live
+        ]
+    )
 
 
 def _comparison(spec: DomainSpec, row: Outcome, news: News, now: datetime) -> Comparison:

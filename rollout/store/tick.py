@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from rollout.control.decide import decide
-from rollout.control.decision import Decision, Evidence, Signal
+from rollout.control.decision import Decision, Evidence
 from rollout.control.spec import DomainSpec
 from rollout.control.state import DomainState
 from rollout.store import thresholds
@@ -28,15 +28,10 @@ log = logging.getLogger(__name__)
 CONTROLLER = "controller"
 
 
-def tick(
-    store: Store, domain: str, now: datetime, signals: tuple[Signal, ...] = ()
-) -> Decision | None:
+def tick(store: Store, domain: str, now: datetime) -> Decision | None:
     """Count a domain's new outcomes and decide once. None where the domain has no state yet.
 
     Where they cannot be counted, they stay as they are, and the verdict is *error*.
-
-    Args:
-        signals: What the traffic says without labels.
 
     Raises:
         LostRace: another controller or a person decided first; nothing was written.
@@ -61,7 +56,7 @@ def tick(
             killed=switch is not None and switch.on,
             tighter=None if tighter is None else tighter.evidence,
             looser=None if looser is None else looser.evidence,
-            signals=signals,
+            signals=() if state.signals is None else state.signals.seen,
             fault=fault,
         )
         decision = decide(applied.spec, state, evidence, now)
