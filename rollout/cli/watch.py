@@ -22,6 +22,7 @@ from rollout.cli.shell import (
     table_of,
 )
 from rollout.control.facts import percent
+from rollout.control.verdicts import verdict_of
 from rollout.store.domains import load_domain
 from rollout.store.ledger import history
 from rollout.store.models import DecisionRow
@@ -29,7 +30,16 @@ from rollout.store.queries import DomainStatus, Explanation, explain, status
 from rollout.store.session import Store, StoreUnreachable
 from rollout.values import RolloutError
 
-COLUMNS = ("domain", "share", "mode", "policy", "agreement", "comparisons", "why not further")
+COLUMNS = (
+    "domain",
+    "share",
+    "mode",
+    "policy",
+    "agreement",
+    "comparisons",
+    "verdict",
+    "why not further",
+)
 WIDE_COLUMNS = 110
 """From here the table of domains has room for reasons; below, each domain is a paragraph."""
 
@@ -111,11 +121,12 @@ def _incidents(rows: list[DomainStatus]) -> list[Text]:
 
 
 def _paragraph(row: DomainStatus) -> RenderableType:
-    domain, share, mode, policy, agreement, comparisons, reason = _cells(row)
+    domain, share, mode, policy, agreement, comparisons, verdict, reason = _cells(row)
     return Text.assemble(
         (domain, "bold"),
         f"  {share}, {mode}, policy {policy}\n"
-        f"agreement {agreement}, comparisons {comparisons}\n{reason}\n",
+        f"agreement {agreement}, comparisons {comparisons}, verdict {verdict}\n"
+        f"{reason}\n",
     )
 
 
@@ -131,6 +142,7 @@ def _cells(row: DomainStatus) -> tuple[str, ...]:
         if facts["agreement"] is None
         else f"{facts['agreement']:.2%} ({interval[0]:.1%} to {interval[1]:.1%})",
         f"{facts['comparisons']:,}",
+        row.verdict or "none",
         row.reason or "the controller has not looked yet",
     )
 
@@ -156,6 +168,7 @@ def history_command(
                     "last_at": row.last_at,
                     "repeats": row.repeats,
                     "action": row.action,
+                    "verdict": verdict_of(row.rule),
                     "rule": row.rule,
                     "reason": row.reason,
                     "actor": row.actor,
@@ -173,8 +186,11 @@ def history_command(
         say(f"nothing was decided in {domain} yet")
         return
     print_rows(
-        ("at (UTC)", "action", "by", "reason"),
-        [(_when(row), row.action, row.actor, row.reason) for row in rows],
+        ("at (UTC)", "action", "verdict", "by", "reason"),
+        [
+            (_when(row), row.action, verdict_of(row.rule) or "", row.actor, row.reason)
+            for row in rows
+        ],
     )
 
 

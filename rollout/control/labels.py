@@ -1,4 +1,4 @@
-"""The labels of a choice task, and the guards that name them."""
+"""The labels of a choice task, and the guards and severities that name them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rollout.control.schema import NEVER_EARLY, DomainSpec
 from rollout.control.spec import SpecError
+from rollout.control.steering import ANY_LABEL
 
 
 def labels_of(path: Path) -> tuple[str, ...]:
@@ -57,9 +58,28 @@ def never_early(spec: DomainSpec, labels: Sequence[str]) -> frozenset[int]:
     """
     for label in spec.guards:
         if label not in labels:
-            close = difflib.get_close_matches(label, labels, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"labels are {', '.join(labels)}"
-            raise SpecError(f"guards.{label}: {spec.task.labels} has no such label; {hint}")
+            raise SpecError(f"guards.{label}: {_no_such_label(spec, label, labels)}")
     return frozenset(
         labels.index(label) for label, guard in spec.guards.items() if guard == NEVER_EARLY
     )
+
+
+def check_severity(spec: DomainSpec, labels: Sequence[str]) -> None:
+    """Pass only where every severity names labels of the domain.
+
+    Raises:
+        SpecError: with the key that does not.
+    """
+    for full, costs in spec.agreement.severity.items():
+        key = f"agreement.severity.{full}"
+        if full not in (ANY_LABEL, *labels):
+            raise SpecError(f"{key}: {_no_such_label(spec, full, labels)}")
+        for early in costs if isinstance(costs, dict) else ():
+            if early not in (ANY_LABEL, *labels):
+                raise SpecError(f"{key}.{early}: {_no_such_label(spec, early, labels)}")
+
+
+def _no_such_label(spec: DomainSpec, label: str, labels: Sequence[str]) -> str:
+    close = difflib.get_close_matches(label, labels, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"labels are {', '.join(labels)}"
+    return f"{spec.task.labels} has no such label; {hint}"

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from rollout.control.commands import spec_changed
-from rollout.control.labels import labels_of, never_early
+from rollout.control.labels import check_severity, labels_of, never_early
 from rollout.control.spec import DomainSpec, Spec, SpecError, diff_specs, spec_hash
 from rollout.control.state import DomainState
 from rollout.store.catalog import load_policy, save_policy
@@ -68,11 +68,12 @@ def read_domain(home: Path, name: str, spec: DomainSpec) -> AppliedDomain:
     """A domain as rollout.yaml and the files it names say.
 
     Raises:
-        SpecError: labels or template cannot be read, or a guard names no label.
+        SpecError: labels or template cannot be read, or a guard or severity names no label.
     """
     labels = labels_of(home / spec.task.labels)
     try:
         never_early(spec, labels)
+        check_severity(spec, labels)
     except SpecError as error:
         raise SpecError(f"domains.{name}.{error}") from error
     path = home / spec.task.template
@@ -155,7 +156,7 @@ def apply(
             reason=f"applied by {actor}: {_summary(row, domain, lines)}",
             actor=actor,
             now=now,
-            facts={"changes": lines},
+            facts={"changes": lines, "spec": domain.spec.to_json()},
         )
     return changes
 

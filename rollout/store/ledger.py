@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from rollout.control.decision import Decision
 from rollout.control.state import DomainState
+from rollout.control.verdicts import PASSING_ERRORS
 from rollout.store.models import DecisionRow, Domain, Incident, RolloutState
 from rollout.values import RolloutError
 
@@ -81,7 +82,8 @@ def commit_decision(
     state one gets through. A hold like the domain's last row (same rule, actor, spec and policy) is
     folded into it: `repeats` and `last_at` grow and the row carries the latest reason, evidence and
     states, so that it replays as the last of its holds. An incident opens where the decision names
-    one that is not open already, and open ones close when the domain is promoted or resumed.
+    one that is not open already. Open ones close when the domain is promoted or resumed, those of
+    an error that moved nothing as soon as a verdict is possible again.
 
     Returns the new lock version.
 
@@ -212,8 +214,10 @@ def _settle_incidents(
     still_open = session.scalars(
         select(Incident).where(Incident.domain == row.domain, Incident.closed_at.is_(None))
     ).all()
-    if decision.action in CLOSES_INCIDENTS:
-        for incident in still_open:
+    judged = decision.verdict not in (None, "error")
+    for incident in still_open:
+        over = judged and incident.kind in PASSING_ERRORS
+        if over or decision.action in CLOSES_INCIDENTS:
             incident.closed_at = now
     if decision.incident is not None and all(
         incident.kind != decision.incident for incident in still_open

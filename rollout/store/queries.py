@@ -14,6 +14,7 @@ from rollout.control.decision import Evidence
 from rollout.control.facts import facts_of, moment
 from rollout.control.spec import DomainSpec
 from rollout.control.state import DomainState
+from rollout.control.verdicts import Verdict, verdict_of
 from rollout.store.catalog import kill_switch, load_policy
 from rollout.store.ledger import EVENT, load_state
 from rollout.store.models import DecisionRow, Domain, Incident, Outcome, Trace
@@ -27,6 +28,7 @@ class DomainStatus:
     Attributes:
         killed: Whether the kill switch is on, for all domains.
         reason: The last decision's, in words; None before the first one.
+        verdict: Its verdict on the evidence; None before the first one and for a person's.
         decided_at: When that was (last) decided.
         facts: As `rollout.control.facts.facts_of` gives them, from the stored state.
         open_incidents: One line each, oldest first.
@@ -36,6 +38,7 @@ class DomainStatus:
     mode: str
     killed: bool
     reason: str | None
+    verdict: Verdict | None
     decided_at: datetime | None
     facts: dict[str, Any]
     open_incidents: tuple[str, ...]
@@ -85,6 +88,7 @@ def status(session: Session, now: datetime) -> list[DomainStatus]:
                 mode=state.mode,
                 killed=killed,
                 reason=None if last is None else last.reason,
+                verdict=None if last is None else verdict_of(last.rule),
                 decided_at=None if last is None else last.last_at,
                 facts=facts_of(spec, state, Evidence(killed=killed), now),
                 open_incidents=tuple(
