@@ -13,6 +13,20 @@ WORDS = "please refund my invoice and cancel the old plan before the next paymen
 LABELS = ("refund", "invoice", "payment", "cancel")
 TEMPLATE = "mail : {{ text }}\nintent :"
 
+OF_ITS_OWN: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 4},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},
+    "qwen3": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 3.0},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 5.0},
+    "gpt_neox": {"use_parallel_residual": True, "rotary_pct": 0.5},
+    "gpt2": {"bos_token_id": 0, "eos_token_id": 0},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 16},
+    "phi": {"partial_rotary_factor": 0.5},
+}
+"""Every family the engine takes, with what only its own configuration has."""
+
 
 def save_model(folder: Path, seed: int, family: str = "llama", **of_its_own: Any) -> Path:
     """Write a random model of 6 layers to the folder; the same seed gives the same model.

@@ -60,6 +60,7 @@ class Segments:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
+        self._layers = tuple(loaded.layers)
         self._calls: list[Call] = []
         parts = loaded.parts
         twin = copy.copy(parts.decoder)
@@ -144,10 +145,9 @@ class Segments:
         if not state.layer <= to_layer <= self.loaded.depth:
             raise ValueError(f"cannot advance from layer {state.layer} to {to_layer}")
         hidden = state.hidden
-        layers = self.loaded.layers
         for index in range(state.layer, to_layer):
             args, kwargs = state.calls[index]
-            hidden = layers[index](hidden, *args, **kwargs)
+            hidden = self._layers[index](hidden, *args, **kwargs)
         return replace(state, hidden=hidden, layer=to_layer)
 
     def final_norm(self, hidden: Tensor) -> Tensor:

@@ -81,6 +81,40 @@ def test_a_model_whose_loop_differs_from_its_own_forward_is_refused(model_folder
         check_exactness(Segments(loaded))
 
 
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ("model.layers.3.mlp.up_proj", "not finite after layer 4"),
+        ("model.embed_tokens", "not finite in the embedding"),
+        ("model.norm", "its final norm or its head is damaged"),
+    ],
+)
+def test_a_model_with_nan_in_a_part_is_refused_with_the_place(
+    save_model: Callable[[int], Path], part: str, where: str
+) -> None:
+    loaded = load_model(save_model(0))
+    weight = loaded.model.get_submodule(part).weight
+    assert isinstance(weight, torch.Tensor)
+    weight.fill_(float("nan"))
+    with pytest.raises(ModelRefused, match=where):
+        check_exactness(Segments(loaded))
+
+
+def test_a_model_whose_rows_depend_on_their_batch_is_refused(
+    save_model: Callable[[int], Path],
+) -> None:
+    loaded = load_model(save_model(0))
+    # As one scale for a whole batch does in dynamic quantisation.
+    hook = loaded.layers[4].mlp.register_forward_hook(
+        lambda _module, _args, output: output * (1 + 0.01 * output.shape[0])
+    )
+    try:
+        with pytest.raises(ModelRefused, match="depend on who shares a batch"):
+            check_exactness(Segments(loaded))
+    finally:
+        hook.remove()
+
+
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
 def test_an_empty_text_is_refused(task: ChoiceTask, text: str) -> None:
     with pytest.raises(BadRequest, match="the text is empty"):
@@ -126,5 +160,20 @@ def test_too_few_texts_are_refused(segments: Segments, task: ChoiceTask) -> None
 
 
 def test_an_empty_batch_is_refused(segments: Segments) -> None:
-    with pytest.raises(ValueError, match="at least one prompt"):
-        segments.start([])
+    for nothing in ([], [[5], []]):
+        with pytest.raises(ValueError, match="at least one prompt"):
+            segments.start(nothing)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(segments: Segments) -> None:
+    with pytest.raises(BadRequest, match="65 tokens but the model's context takes 64"):
+        segments.start([[5], [5] * 65])
+    prefix = segments.cache_prefix([5] * 60)
+    with pytest.raises(BadRequest, match="65 tokens but the model's context takes 64"):
+        segments.start([[5] * 5], prefix=prefix)
+
+
+def test_a_token_outside_the_vocabulary_is_refused_with_its_row(segments: Segments) -> None:
+    for token in (-1, segments.loaded.vocabulary):
+        with pytest.raises(BadRequest, match="prompt 1 has a token outside the vocabulary"):
+            segments.start([[5], [6, token]])

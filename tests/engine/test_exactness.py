@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from transformers import DynamicCache
 
-from rollout.engine.exactness import check_exactness
-from rollout.engine.loading import LoadedModel
+from rollout.engine.exactness import check_exactness, relative_difference
+from rollout.engine.loading import MAX_DIFFERENCE, LoadedModel, load_model
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask, compile_task
 
@@ -45,12 +49,51 @@ def test_full_depth_equals_transformers_own_forward(
     assert decided.any()
 
 
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
 def test_a_row_does_not_depend_on_the_rows_that_share_its_batch(
-    segments: Segments, task: ChoiceTask, texts: list[str]
+    segments: Segments, data: st.DataObject
 ) -> None:
-    together = our_scores(segments, task, texts[:9])
-    alone = torch.cat([our_scores(segments, task, [text]) for text in texts[:9]])
-    assert (together - alone).abs().max() <= 1e-5
+    prompt = st.lists(st.integers(1, segments.loaded.vocabulary - 1), min_size=1, max_size=20)
+    prompts = data.draw(st.lists(prompt, min_size=2, max_size=6))
+    leave_at = data.draw(st.integers(0, 5))
+    stay = data.draw(st.permutations(range(len(prompts))).map(lambda order: order[:-1]))
+    paused = segments.advance(segments.start(prompts), leave_at)
+    left = segments.finish(segments.advance(segments.compact(paused, stay), 6))
+    together = segments.finish(segments.advance(paused, 6))
+    for place, row in enumerate(stay):
+        alone = segments.finish(segments.advance(segments.start([prompts[row]]), 6))[0]
+        assert relative_difference(together[row], alone) <= 1e-5
+        assert relative_difference(left[place], alone) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_number_format_of_the_processor_passes_the_check(
+    model_folder: Path, dtype: str
+) -> None:
+    segments = Segments(load_model(model_folder, dtype=dtype))
+    assert segments.start([[5, 6]]).hidden.dtype == getattr(torch, dtype)
+    assert check_exactness(segments) <= MAX_DIFFERENCE[getattr(torch, dtype)]
+
+
+def test_nothing_runs_on_before_the_last_layer_is_finished(segments: Segments) -> None:
+    state = segments.advance(segments.start([[5, 6]]), 4)
+    with pytest.raises(ValueError, match="4 of 6 layers are run"):
+        segments.finish(state)
+    with pytest.raises(ValueError, match="cannot advance from layer 4 to 3"):
+        segments.advance(state, 3)
+
+
+def test_a_cache_stands_alone(segments: Segments) -> None:
+    prefix = segments.cache_prefix([5, 6])
+    with pytest.raises(ValueError, match="a cache must be empty, and stands alone"):
+        segments.start([[7]], prefix=prefix, cache=DynamicCache())
+    used = DynamicCache()
+    state = segments.advance(segments.start([[5, 6]], cache=used), 6)
+    with pytest.raises(ValueError, match="a cache must be empty"):
+        segments.start([[7]], cache=used)
+    with pytest.raises(ValueError, match="cannot be split"):
+        segments.split(state, [0])
 
 
 def test_a_state_can_be_compacted_and_continued(
