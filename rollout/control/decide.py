@@ -44,7 +44,7 @@ def decide(spec: DomainSpec, state: DomainState, evidence: Evidence, now: dateti
 def _noted(tick: Tick, decision: Decision) -> Decision:
     """The decision, with what every tick leaves behind: its time, the error's, the shadow rate."""
     after = decision.state_after
-    rate, reason = shadow_rate(tick.spec, after, tick.evidence)
+    rate, reason = shadow_rate(tick.spec, after, tick.evidence, tick.now)
     since = min(after.error_since or tick.now, tick.now) if decision.verdict == "error" else None
     return replace(
         decision,

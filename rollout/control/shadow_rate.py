@@ -11,8 +11,10 @@ itself; replays from scratch come on top, and are counted as they were measured.
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 from rollout.control.decision import Evidence
+from rollout.control.facts import span
 from rollout.control.schema import DomainSpec
 from rollout.control.state import DomainState
 from rollout.stats.change import ChangeDetector
@@ -21,7 +23,9 @@ NEAR = 0.5
 """A detector is near its alarm from this share of the way on, on the logarithmic scale."""
 
 
-def shadow_rate(spec: DomainSpec, state: DomainState, evidence: Evidence) -> tuple[float, str]:
+def shadow_rate(
+    spec: DomainSpec, state: DomainState, evidence: Evidence, now: datetime
+) -> tuple[float, str]:
     """The shadow rate from now on, and why, in words.
 
     It rises at once to what is wanted, and falls by half at each tick at most, so that a signal
@@ -29,9 +33,9 @@ def shadow_rate(spec: DomainSpec, state: DomainState, evidence: Evidence) -> tup
     above `shadow.min` within the budget.
     """
     shadow = spec.shadow
-    now = shadow.rate if state.shadow_rate is None else state.shadow_rate
-    wanted, reason = _wanted(spec, state, evidence)
-    rate = max(wanted, now / 2)
+    present = shadow.rate if state.shadow_rate is None else state.shadow_rate
+    wanted, reason = _wanted(spec, state, evidence, now)
+    rate = max(wanted, present / 2)
     affordable = _affordable(spec, state)
     if rate > affordable:
         rate = affordable
@@ -39,7 +43,9 @@ def shadow_rate(spec: DomainSpec, state: DomainState, evidence: Evidence) -> tup
     return min(max(rate, shadow.min), shadow.max), reason
 
 
-def _wanted(spec: DomainSpec, state: DomainState, evidence: Evidence) -> tuple[float, str]:
+def _wanted(
+    spec: DomainSpec, state: DomainState, evidence: Evidence, now: datetime
+) -> tuple[float, str]:
     monitor, shadow = state.monitor, spec.shadow
     if evidence.moved:
         return shadow.max, f"the traffic changed ({', '.join(evidence.moved)})"
@@ -47,6 +53,10 @@ def _wanted(spec: DomainSpec, state: DomainState, evidence: Evidence) -> tuple[f
     near = [name for name, detector in watching.items() if _nearness(detector) >= NEAR]
     if near:
         return shadow.max, f"the detector {near[0]!r} nears its alarm"
+    # Before the evidence is stale: where few requests come, the rate of calm times would blind.
+    age = now - max(monitor.last_comparison_at or state.stage_since, state.stage_since)
+    if evidence.oldest_unseen is not None and age >= spec.evidence.stale_after / 2:
+        return shadow.max, f"no comparison for {span(age)}"
     level = state.error_budget(spec).level
     if monitor.promotion.count < spec.min_evidence or (level > 0 and monitor.e_value < 1.0 / level):
         return shadow.rate, "evidence is thin"
