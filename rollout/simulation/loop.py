@@ -29,12 +29,16 @@ class Arrivals:
         not_comparable: Those whose comparison was due and failed.
         first_unseen: When the first request after the last of `comparisons` was answered; None
             where there was none.
+        saved_layers: What early answers saved.
+        shadow_layers: What was computed only to compare.
     """
 
     requests: int
     comparisons: Sequence[Comparison]
     not_comparable: int = 0
     first_unseen: datetime | None = None
+    saved_layers: float = 0.0
+    shadow_layers: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,12 @@ def run(
         new = arrivals(now, state)
         if new.comparisons or oldest_unseen is None:
             oldest_unseen = new.first_unseen
-        state = replace(state, monitor=state.monitor.update(new.comparisons, new.requests))
+        state = replace(
+            state,
+            monitor=state.monitor.update(new.comparisons, new.requests),
+            saved_layers=state.saved_layers + new.saved_layers,
+            shadow_layers=state.shadow_layers + new.shadow_layers,
+        )
         evidence = Evidence(
             requests=new.requests,
             comparisons=len(new.comparisons),

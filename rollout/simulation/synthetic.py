@@ -16,7 +16,7 @@ from rollout.control.state import Comparison, DomainState
 from rollout.simulation.loop import Arrivals, Step, run
 from rollout.simulation.truth import Floats, Truth
 
-ANSWERS: dict[str, Verb] = {"approval": "promote"}
+ANSWERS: dict[str, Verb] = {"approval": "promote", "locked": "resume"}
 """What a person does about a rule that waits for one."""
 
 _ACTOR = "simulated person"
@@ -65,17 +65,24 @@ class Future:
     def between(self, first: int, end: int, now: datetime, state: DomainState) -> Arrivals:
         """Of ticks `first` to `end` (exclusive), all in one state, as if answered at `now`."""
         requests = slice(self.ends[first], self.ends[end])
-        count = requests.stop - requests.start
-        if not count or self.truth.outage[first]:
-            return Arrivals(count, (), first_unseen=now if count else None)
-        compared = self.shadow[requests] < shadow_rate(self.spec, state)
-        compared |= self.arm[requests] >= state.stage_weight(self.spec)
+        exited = self.kinds[requests] % 3 != _FULL
+        shadowed = self.shadow[requests] < shadow_rate(self.spec, state)
+        early = self.arm[requests] < state.stage_weight(self.spec)
+        compared = shadowed | ~early
+        compared &= not self.truth.outage[first]
         kinds = self.kinds[requests][compared].tolist()
         made: dict[int, Comparison] = {}
         for kind in set(kinds):
             label, way = divmod(kind, 3)
             made[kind] = Comparison(now, way != _DIFFERENT, way != _FULL, self.truth.labels[label])
-        return Arrivals(count, [made[kind] for kind in kinds])
+        count = len(compared)
+        return Arrivals(
+            requests=count,
+            comparisons=[made[kind] for kind in kinds],
+            first_unseen=now if count and not kinds else None,
+            saved_layers=float(np.count_nonzero(early & exited)),
+            shadow_layers=float(np.count_nonzero(early & exited & shadowed)),
+        )
 
 
 _DIFFERENT, _FULL = 1, 2
@@ -84,7 +91,7 @@ _DIFFERENT, _FULL = 1, 2
 
 def shadow_rate(spec: DomainSpec, state: DomainState) -> float:
     """The share of early-arm requests that is compared in this state."""
-    return spec.shadow.rate
+    return spec.shadow.rate if state.shadow_rate is None else state.shadow_rate
 
 
 def _kinds(truth: Truth, per_tick: NDArray[np.int64], draws: Floats) -> NDArray[np.intp]:
