@@ -73,9 +73,9 @@ def main(
                 )
 
         model = train(plan, prepared, folder, report)
-    model.eval()
     model.save_pretrained(folder)
     prepared.tokenizer.save_pretrained(folder)
+    (folder / "baselines.json").write_text(json.dumps(prepared.baselines))
     cost = {"tokens": latest.tokens, "seconds": round(latest.seconds), "threads": threads}
     (folder / "training.json").write_text(json.dumps({"plan": asdict(plan), "cost": cost}))
     print(f"trained: {folder}")

@@ -49,7 +49,7 @@ def word_vectors(width: int) -> NDArray[np.float32]:
     centred = vectors - vectors.mean(0)
     axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
     projected = centred @ axes[:, :width]
-    return (projected / projected.std()).astype(np.float32)
+    return np.asarray(projected / projected.std(), dtype=np.float32)
 
 
 @torch.inference_mode()

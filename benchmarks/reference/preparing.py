@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from benchmarks.reference.encoder import encoder_folder, sentence_vectors, word_vectors
 from benchmarks.reference.examples import Encoded, Source
@@ -76,7 +77,7 @@ def prepare(
             CONTEXT_TOKENS,
         )
         tokenizer.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     vectors_file = folder / f"start-{width}.npy"
     if not vectors_file.exists():
         report("word vectors")
@@ -100,7 +101,7 @@ def prepare(
     return Prepared(tokenizer, np.load(vectors_file), sources, lessons, baselines)
 
 
-def label_ids(tokenizer: PreTrainedTokenizerFast, text_set: TextSet) -> NDArray[np.int64]:
+def label_ids(tokenizer: PreTrainedTokenizerBase, text_set: TextSet) -> NDArray[np.int64]:
     """The one token of each label, [labels]."""
     ids = [tokenizer(label)["input_ids"] for label in text_set.labels]
     assert all(len(one) == 1 for one in ids)
