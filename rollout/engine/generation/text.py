@@ -35,12 +35,10 @@ class TextStream:
 
     def finish(self) -> str:
         """The rest: what was held back, and bytes that never became a character."""
-        if self.stopped:
-            return ""
-        piece = self._release(self._decoded(final=True)) + ("" if self.stopped else self._held)
-        self.text += "" if self.stopped else self._held
-        self._held = ""
-        return piece
+        piece = "" if self.stopped else self._release(self._decoded(final=True))
+        rest, self._held = self._held, ""
+        self.text += rest
+        return piece + rest
 
     def _decoded(self, *, final: bool) -> str:
         before = self._decode(self._tokens[self._context : self._read])
