@@ -31,6 +31,7 @@ class Arrivals:
             where there was none.
         saved_layers: What early answers saved.
         shadow_layers: What was computed only to compare.
+        killed: Whether the kill switch is on.
     """
 
     requests: int
@@ -39,6 +40,7 @@ class Arrivals:
     first_unseen: datetime | None = None
     saved_layers: float = 0.0
     shadow_layers: float = 0.0
+    killed: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,23 +76,39 @@ def run(
             state: how much is compared depends on its stage.
         meddle: People: called after each decision.
     """
-    oldest_unseen: datetime | None = None
+    unseen: datetime | None = None
     for now in moments:
         new = arrivals(now, state)
-        if new.comparisons or oldest_unseen is None:
-            oldest_unseen = new.first_unseen
-        state = replace(
-            state,
-            monitor=state.monitor.update(new.comparisons, new.requests),
-            saved_layers=state.saved_layers + new.saved_layers,
-            shadow_layers=state.shadow_layers + new.shadow_layers,
-        )
-        evidence = Evidence(
-            requests=new.requests,
-            comparisons=len(new.comparisons),
-            not_comparable=new.not_comparable,
-            oldest_unseen=oldest_unseen,
-        )
-        decision = decide(spec, state, evidence, now)
-        yield Step(now, state, new, evidence, decision)
-        state = meddle(now, decision.state_after, decision)
+        if new.comparisons or unseen is None:
+            unseen = new.first_unseen
+        step = decided(spec, counted(state, new), new, unseen, now)
+        yield step
+        state = meddle(now, step.decision.state_after, step.decision)
+
+
+def counted(state: DomainState, new: Arrivals) -> DomainState:
+    """The state that has seen these."""
+    return replace(
+        state,
+        monitor=state.monitor.update(new.comparisons, new.requests),
+        saved_layers=state.saved_layers + new.saved_layers,
+        shadow_layers=state.shadow_layers + new.shadow_layers,
+    )
+
+
+def decided(
+    spec: DomainSpec, state: DomainState, new: Arrivals, unseen: datetime | None, now: datetime
+) -> Step:
+    """One decision.
+
+    Args:
+        state: With `new` counted.
+        unseen: When the first request after the last comparison was answered.
+    """
+    evidence = Evidence(
+        requests=new.requests,
+        comparisons=len(new.comparisons),
+        not_comparable=new.not_comparable,
+        oldest_unseen=unseen,
+    )
+    return Step(now, state, new, evidence, decide(spec, state, evidence, now))

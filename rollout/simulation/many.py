@@ -10,10 +10,10 @@ from multiprocessing import get_context
 
 from rollout.control.schema import DomainSpec
 from rollout.simulation.baselines import oracle
+from rollout.simulation.fast import fast_path
 from rollout.simulation.outcome import Outcome, outcome_of
-from rollout.simulation.path import Path, path_of
+from rollout.simulation.path import Path
 from rollout.simulation.scenario import Scenario
-from rollout.simulation.synthetic import simulate
 from rollout.simulation.truth import truth_of
 
 CHUNK = 16
@@ -35,7 +35,7 @@ Play = Callable[[DomainSpec, Scenario, int], Path]
 def play(spec: DomainSpec, scenario: Scenario, seed: int) -> Path:
     """This project's controller."""
     truth = truth_of(scenario, spec)
-    return path_of(spec, simulate(spec, truth, scenario.people.answer_after, seed))
+    return fast_path(spec, truth, scenario.people.answer_after, seed)
 
 
 def play_many(

@@ -126,7 +126,7 @@ class Scenario(Section):
         default=datetime(2026, 1, 5, tzinfo=UTC), description="With a zone. Default: a Monday."
     )
     tick: Duration = Field(
-        default=timedelta(minutes=15), description="How often the controller decides."
+        default=timedelta(minutes=30), description="How often the controller decides."
     )
     traffic: TrafficTruth = Field(description="How many requests come.")
     labels: dict[str, LabelTruth] = Field(

@@ -14,7 +14,7 @@ from rollout.control.decision import Decision
 from rollout.control.schema import DomainSpec
 from rollout.control.state import Comparison, DomainState
 from rollout.simulation.loop import Arrivals, Step, run
-from rollout.simulation.truth import Floats, Truth
+from rollout.simulation.truth import Bools, Floats, Truth
 
 ANSWERS: dict[str, Verb] = {"approval": "promote", "locked": "resume"}
 """What a person does about a rule that waits for one."""
@@ -50,6 +50,7 @@ class Future:
         self.ends = np.concatenate([[0], np.cumsum(per_tick)]).tolist()
         self.arm = random.random(self.ends[-1])
         self.shadow = random.random(self.ends[-1])
+        self.silent = np.repeat(truth.outage, per_tick)
         self.kinds = _kinds(truth, per_tick, random.random(self.ends[-1]))
 
     def start(self) -> DomainState:
@@ -65,24 +66,38 @@ class Future:
     def between(self, first: int, end: int, now: datetime, state: DomainState) -> Arrivals:
         """Of ticks `first` to `end` (exclusive), all in one state, as if answered at `now`."""
         requests = slice(self.ends[first], self.ends[end])
+        early, shadowed, compared = self._treated(first, end, state)
         exited = self.kinds[requests] % 3 != _FULL
-        shadowed = self.shadow[requests] < shadow_rate(self.spec, state)
-        early = self.arm[requests] < state.stage_weight(self.spec)
-        compared = shadowed | ~early
-        compared &= not self.truth.outage[first]
         kinds = self.kinds[requests][compared].tolist()
         made: dict[int, Comparison] = {}
         for kind in set(kinds):
             label, way = divmod(kind, 3)
             made[kind] = Comparison(now, way != _DIFFERENT, way != _FULL, self.truth.labels[label])
-        count = len(compared)
         return Arrivals(
-            requests=count,
+            requests=len(early),
             comparisons=[made[kind] for kind in kinds],
-            first_unseen=now if count and not kinds else None,
+            first_unseen=now if len(early) and not kinds else None,
             saved_layers=float(np.count_nonzero(early & exited)),
             shadow_layers=float(np.count_nonzero(early & exited & shadowed)),
         )
+
+    def compared(self, first: int, end: int, state: DomainState) -> list[Bools]:
+        """Per tick of `first` to `end` (exclusive): whether each compared request disagrees."""
+        compared = self._treated(first, end, state)[2]
+        begin = self.ends[first]
+        wrong = self.kinds[begin : self.ends[end]] % 3 == _DIFFERENT
+        parts = [
+            slice(self.ends[at] - begin, self.ends[at + 1] - begin) for at in range(first, end)
+        ]
+        return [wrong[part][compared[part]] for part in parts]
+
+    def _treated(self, first: int, end: int, state: DomainState) -> tuple[Bools, Bools, Bools]:
+        """Per request: of the early arm, in the shadows' sample, compared."""
+        requests = slice(self.ends[first], self.ends[end])
+        early = self.arm[requests] < state.stage_weight(self.spec)
+        shadowed = self.shadow[requests] < shadow_rate(self.spec, state)
+        compared = (shadowed | ~early) & ~self.silent[requests]
+        return early, shadowed, compared
 
 
 _DIFFERENT, _FULL = 1, 2
