@@ -84,6 +84,9 @@ class ChangeDetector:
 
         A loss between 0 and 1 takes the likelihood ratio between theirs: its mean is at most 1
         wherever the mean loss is at most the tolerated error, so the promise holds for losses, too.
+
+        Raises:
+            ValueError: for a loss outside [0, 1].
         """
         rates = rates_after_change(self.tolerated_error)
         on_error = [rate / self.tolerated_error for rate in rates]
@@ -95,13 +98,21 @@ class ChangeDetector:
         e0, e1, e2, e3, e4, e5 = on_error
         n0, n1, n2, n3, n4, n5 = else_
         r0, r1, r2, r3, r4, r5 = self.levels
-        for error in disagreed.tolist() if isinstance(disagreed, np.ndarray) else disagreed:
-            if error:
+        for loss in disagreed.tolist() if isinstance(disagreed, np.ndarray) else disagreed:
+            if loss == 1.0:
                 r0, r1, r2 = (1.0 + r0) * e0, (1.0 + r1) * e1, (1.0 + r2) * e2
                 r3, r4, r5 = (1.0 + r3) * e3, (1.0 + r4) * e4, (1.0 + r5) * e5
-            else:
+            elif loss == 0.0:
                 r0, r1, r2 = (1.0 + r0) * n0, (1.0 + r1) * n1, (1.0 + r2) * n2
                 r3, r4, r5 = (1.0 + r3) * n3, (1.0 + r4) * n4, (1.0 + r5) * n5
+            elif 0.0 < loss < 1.0:
+                ratios = (n + loss * (e - n) for e, n in zip(on_error, else_, strict=True))
+                levels = (r0, r1, r2, r3, r4, r5)
+                r0, r1, r2, r3, r4, r5 = (
+                    (1.0 + level) * ratio for level, ratio in zip(levels, ratios, strict=True)
+                )
+            else:
+                raise ValueError(f"a loss of {loss} must lie in [0, 1]")
             total = r0 + r1 + r2 + r3 + r4 + r5
             if total >= alarm_sum:
                 alarmed = True

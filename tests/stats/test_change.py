@@ -24,6 +24,27 @@ def test_the_split_into_batches_does_not_matter_to_the_last_bit(
     assert start.update(seen[:cut]).update(seen[cut:]) == start.update(np.array(seen, dtype=bool))
 
 
+@given(tolerated_rates, st.lists(st.floats(0.0, 1.0), max_size=100), st.integers(0, 100))
+def test_losses_between_none_and_an_error_take_the_ratio_between_theirs(
+    rate: float, losses: list[float], cut: int
+) -> None:
+    start = ChangeDetector.start(rate, 1_000)
+    after = start.update(losses)
+    assert start.update(losses[:cut]).update(np.array(losses[cut:])) == after
+    if not losses:
+        return
+    before, last = start.update(losses[:-1]), losses[-1]
+    right, wrong = before.update([False]).levels, before.update([True]).levels
+    for level, none, full in zip(after.levels, right, wrong, strict=True):
+        assert level == pytest.approx(none + last * (full - none), rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", [-0.1, 1.1, math.nan])
+def test_a_loss_outside_its_range_is_refused(loss: float) -> None:
+    with pytest.raises(ValueError, match="loss"):
+        ChangeDetector.start(0.02, 1_000).update([loss])
+
+
 @given(tolerated_rates, errors)
 def test_json_gives_the_detector_back(rate: float, seen: list[bool]) -> None:
     detector = ChangeDetector.start(rate, 1_000).update(seen)
@@ -84,6 +105,19 @@ def test_false_alarms_come_no_sooner_than_stated_at_the_tolerated_error() -> Non
     # Cut off at three times the promise, so the mean is an underestimate.
     times = [_time_to_alarm(rng, detector, 0.02, 60_000) for _ in range(90)]
     assert np.mean(times) >= 20_000
+
+
+def test_slight_mistakes_at_the_tolerated_mean_loss_alarm_no_sooner_than_stated() -> None:
+    rng = np.random.default_rng(14)
+    times = []
+    for _ in range(60):
+        detector, seen = ChangeDetector.start(0.02, 5_000), -500
+        while not detector.alarmed and seen < 15_000:
+            seen += 500
+            losses = np.where(rng.random(500) < 0.04, rng.choice([0.2, 0.8], 500), 0.0)
+            detector = detector.update(losses)
+        times.append(seen)
+    assert np.mean(times) >= 5_000
 
 
 def test_a_rise_from_one_to_ten_percent_is_found_within_sixty_samples_on_average() -> None:
