@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from rollout.cli import analyze, operate, run, setup, simulate, watch
+from rollout.cli import analyze, judge, operate, run, setup, simulate, watch
 from rollout.cli.shell import err, opened
 from rollout.values import RolloutError
 
@@ -59,7 +59,7 @@ def _options(
         typer.echo(context.get_help())
 
 
-for module in (setup, analyze, simulate, watch, operate, run):
+for module in (setup, analyze, simulate, watch, judge, operate, run):
     module.register(app)
 
 

@@ -111,7 +111,7 @@ def analyze(
     asked = [_asked(past, job) for job in jobs]
 
     from rollout.engine.analysis import analyse
-    from rollout.engine.few_shot import Asked
+    from rollout.engine.few_shot import PastRow
     from rollout.reporting.analysis import About, analysis_json, write_analysis
     from rollout.serving.model import load_checked
 
@@ -126,7 +126,7 @@ def analyze(
                     job.domain,
                     job.labels,
                     job.template,
-                    [Asked(*row) for row in rows],
+                    [PastRow(*row) for row in rows],
                     shots=counts,
                     never_early=job.never_early,
                     limit=limit,

@@ -52,7 +52,7 @@ def tick(store: Store, domain: str, now: datetime) -> Decision | None:
             requests=len(news.rows),
             comparisons=comparisons,
             not_comparable=sum(row.not_comparable is not None for row in news.rows),
-            oldest_unseen=_oldest_unseen(session, domain, state),
+            oldest_unseen=oldest_unseen(session, domain, state),
             killed=switch is not None and switch.on,
             tighter=None if tighter is None else tighter.evidence,
             looser=None if looser is None else looser.evidence,
@@ -98,7 +98,7 @@ def _counted(
     return after, comparisons, None
 
 
-def _oldest_unseen(session: Session, domain: str, state: DomainState) -> datetime | None:
+def oldest_unseen(session: Session, domain: str, state: DomainState) -> datetime | None:
     last = state.monitor.last_comparison_at or state.stage_since
     return session.scalar(
         select(func.min(Outcome.created_at)).where(

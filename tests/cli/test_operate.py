@@ -30,7 +30,7 @@ def test_a_pause_is_recorded_with_who_and_why(
 @pytest.mark.parametrize(
     ("before", "command", "error"),
     [
-        ([], "resume", "cannot resume: the rollout is neither paused nor aborted"),
+        ([], "resume", "cannot resume: the rollout is not paused, locked or aborted"),
         (["pause"], "pause", "cannot pause: the rollout is paused already"),
         (["abort"], "abort", "cannot abort: the rollout is aborted already"),
         ([], "promote", "there is no exit policy yet; run `rollout calibrate` first"),

@@ -17,7 +17,16 @@ from rollout.store.session import Store
 from tests.cli.conftest import Run
 from tests.store.examples import NOW, a_policy, a_trace, an_outcome
 
-DOMAIN_KEYS = {"domain", "mode", "killed", "reason", "decided_at", "facts", "open_incidents"}
+DOMAIN_KEYS = {
+    "domain",
+    "mode",
+    "killed",
+    "reason",
+    "verdict",
+    "decided_at",
+    "facts",
+    "open_incidents",
+}
 
 
 @pytest.fixture

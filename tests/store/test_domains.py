@@ -113,7 +113,8 @@ def test_every_change_is_in_the_ledger_with_who_and_what(store: Store, home: Pat
         row = history(session, "billing", 1)[0]
     assert (row.action, row.actor) == ("apply", "alice")
     assert row.reason == "applied by alice: dwell: 30m -> 1h"
-    assert row.evidence == {"changes": ["dwell: 30m -> 1h"]}
+    assert row.evidence["changes"] == ["dwell: 30m -> 1h"]
+    assert row.evidence["spec"]["dwell"] == "1h"
 
 
 def test_a_new_domains_row_names_its_promise_in_one_sentence(store: Store, home: Path) -> None:
