@@ -89,7 +89,7 @@ def train(folder: Path, *, steps: int, seed: int) -> None:
             exited = model.lm_head(model.model.norm(output.hidden_states[early]))
         loss = _loss(full, batch)
         optimiser.zero_grad()
-        (loss + EARLY_WEIGHT * _loss(exited, batch)).backward()
+        torch.autograd.backward(loss + EARLY_WEIGHT * _loss(exited, batch))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -118,7 +118,7 @@ def _tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", bos_token="<end>"
     )
 

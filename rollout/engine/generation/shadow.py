@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from rollout.engine.generation.passes import Passes, Work
 from rollout.engine.generation.request import GenerationError, TextRequest
 from rollout.engine.generation.result import Generated, TextAgreement
 from rollout.engine.generation.sampling import next_tokens
@@ -35,20 +34,42 @@ def shadow(
     Raises:
         GenerationError: the full model's scores are not finite.
     """
-    prompts = [
-        [*request.prompt, *answer.tokens[:-1]]
-        for request, answer in zip(requests, answers, strict=True)
-    ]
-    passes = Passes(segments, (segments.loaded.depth,), prompts, "deferred", keep_final=False)
-    hidden = passes.run(range(len(prompts)), 0, [Work() for _ in prompts])
+    (final,) = states(segments, requests, answers, (segments.loaded.depth,))
     compared = []
     for row, (request, answer) in enumerate(zip(requests, answers, strict=True)):
-        taken = full_tokens(segments, hidden[row, -len(answer.tokens) :], request)
+        taken = full_tokens(segments, final[row], request)
         theirs = None if full_texts is None else full_texts[row]
         compared.append(
             compare(segments.loaded.tokenizer, request, answer.tokens, taken, answer.text, theirs)
         )
     return compared
+
+
+@torch.inference_mode()
+def states(
+    segments: Segments,
+    requests: Sequence[TextRequest],
+    answers: Sequence[Generated],
+    layers: Sequence[int],
+) -> list[list[Tensor]]:
+    """Exact states after some layers at the places of answers, [layers][answers] [tokens, width].
+
+    Args:
+        layers: Rising.
+    """
+    state = segments.start(
+        [
+            [*request.prompt, *answer.tokens[:-1]]
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+    )
+    found = []
+    for layer in layers:
+        state = segments.advance(state, layer)
+        found.append(
+            [state.hidden[row, -len(answer.tokens) :] for row, answer in enumerate(answers)]
+        )
+    return found
 
 
 def full_tokens(segments: Segments, hidden: Tensor, request: TextRequest) -> list[int]:
