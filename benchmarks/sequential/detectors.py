@@ -32,13 +32,18 @@ class Detector(Protocol):
 
 
 class Mixture:
-    """`rollout.stats.change.ChangeDetector`, for many runs; the logarithm of its statistic."""
+    """`rollout.stats.change.ChangeDetector`, for many runs; the logarithm of its statistic.
 
-    def __init__(self, tolerated_error: float, runs: int) -> None:
-        rates = np.array(rates_after_change(tolerated_error))[:, None]
-        self.on_error = rates / tolerated_error
-        self.else_ = (1.0 - rates) / (1.0 - tolerated_error)
-        self.levels = np.zeros((len(rates), runs))
+    Args:
+        tolerated: Declared error, per run.
+    """
+
+    def __init__(self, tolerated: Sequence[float]) -> None:
+        declared = np.array(tolerated)  # [runs]
+        rates = np.array([rates_after_change(error) for error in tolerated]).T  # [6, runs]
+        self.on_error = rates / declared
+        self.else_ = (1.0 - rates) / (1.0 - declared)
+        self.levels = np.zeros(rates.shape)
 
     def step(self, errors: Errors) -> Floats:
         self.levels += 1.0
@@ -91,14 +96,14 @@ class Ewma:
 def first_alarms(
     rng: np.random.Generator,
     detectors: Sequence[tuple[Detector, Sequence[float]]],
-    rates: Sequence[tuple[float, int]],
+    rates: Sequence[tuple[float | Floats, int]],
     runs: int,
 ) -> list[NDArray[np.int64]]:
     """When each detector first reaches each of its thresholds, all on the same errors.
 
     Args:
         detectors: With rising thresholds each.
-        rates: (error rate, observations) one after the other.
+        rates: (error rate, of all or per run, observations) one after the other.
 
     Returns:
         Per detector [thresholds, runs]: observations seen at the alarm, or NEVER.
@@ -148,7 +153,7 @@ def river_detectors() -> dict[str, tuple[Callable[[float], Any], dict[float, flo
         drift: Any = importlib.import_module("river.drift")
     except ImportError as error:
         raise RolloutError(
-            "river, a comparator, is not installed; run: pip install 'early-exit-rollout[benchmarks]'"
+            "river is not installed; run: pip install 'early-exit-rollout[benchmarks]'"
         ) from error
 
     def ddm(value: float) -> Any:
