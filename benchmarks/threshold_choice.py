@@ -31,7 +31,7 @@ Counts = NDArray[np.int64]
 
 def measure(quick: bool) -> Measured:
     rng = np.random.default_rng(20_240_604)
-    runs = 300 if quick else 2_000
+    runs = 300 if quick else 1_000
     rules: dict[str, Callable[[Losses], int]] = {
         "ladder of e-processes, every sample (ours)": _ladder,
         "empirical risk, one look": lambda losses: _chosen(losses, _empirical, ROWS),
