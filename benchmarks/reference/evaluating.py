@@ -22,11 +22,10 @@ def answers(
     tokenizer: PreTrainedTokenizerBase,
     text_set: TextSet,
     rows: Sequence[Row],
-    examples: Sequence[Row] = (),
 ) -> NDArray[np.int64]:
-    """The label index answered for each row, after solved examples where there are any."""
+    """The label index answered for each row."""
     labels = torch.from_numpy(label_ids(tokenizer, text_set))
-    prompts = tokenizer([text_set.prompt(row.text, examples) for row in rows])["input_ids"]
+    prompts = tokenizer([text_set.prompt(row.text) for row in rows])["input_ids"]
     order = sorted(range(len(rows)), key=lambda row: len(prompts[row]))
     answered = np.zeros(len(rows), dtype=np.int64)
     model.train(False)
@@ -49,8 +48,7 @@ def accuracy(
     tokenizer: PreTrainedTokenizerBase,
     text_set: TextSet,
     rows: Sequence[Row],
-    examples: Sequence[Row] = (),
 ) -> float:
     """Share of rows answered with their label."""
     truth = np.array([text_set.labels.index(row.label) for row in rows])
-    return float((answers(model, tokenizer, text_set, rows, examples) == truth).mean())
+    return float((answers(model, tokenizer, text_set, rows) == truth).mean())

@@ -95,7 +95,7 @@ def prepare(
             baselines[name] = json.loads(str(kept["accuracy"]))
     report("prompts")
     sources = {
-        name: Source(_encode(tokenizer, read_set(name)), EPOCHS[name], name not in HARD_SETS)
+        name: Source(encode_set(tokenizer, read_set(name)), EPOCHS[name], name not in HARD_SETS)
         for name in SETS
     }
     return Prepared(tokenizer, np.load(vectors_file), sources, lessons, baselines)
@@ -131,7 +131,8 @@ def _teach(text_set: TextSet, path: Path) -> None:
     np.savez(path, soft=taught.soft, vectors=vectors, accuracy=json.dumps(accuracy))
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, text_set: TextSet) -> list[Encoded]:
+def encode_set(tokenizer: PreTrainedTokenizerFast, text_set: TextSet) -> list[Encoded]:
+    """The training rows as prompts; labels that the tokenizer knows as one token each."""
     before, after = (
         len(tokenizer(part)["input_ids"]) for part in text_set.template.split("{{ text }}")
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,16 +73,9 @@ class TextSet:
     train: tuple[Row, ...]
     held_out: tuple[Row, ...]
 
-    def template_with(self, examples: Sequence[Row]) -> str:
-        """The template after solved examples: a few-shot prompt; none gives the template."""
-        solved = (f"{self.prompt(row.text)} {row.label}\n\n" for row in examples)
-        quoted = "".join(f"{{% raw %}}{text}{{% endraw %}}" for text in solved)
-        return quoted + self.template
-
-    def prompt(self, text: str, examples: Sequence[Row] = ()) -> str:
-        """The filled template, after solved examples where there are any."""
-        solved = "".join(f"{self.prompt(row.text)} {row.label}\n\n" for row in examples)
-        return solved + self.template.replace("{{ text }}", text)
+    def prompt(self, text: str) -> str:
+        """The filled template."""
+        return self.template.replace("{{ text }}", text)
 
 
 def is_held_out(row_id: str) -> bool:
