@@ -53,7 +53,11 @@ class ModelSpec(Section):
         default="auto",
         description="Number format of the weights; auto: float32 on CPU, bfloat16 on CUDA.",
     )
-    quantization: Literal["none"] = Field(default="none", description="Only none so far.")
+    quantization: Literal["none", "int8", "int4"] = Field(
+        default="none",
+        description="Number format of the decoder layers' weights; a quantised model has its own "
+        "revision and needs its own calibration.",
+    )
 
 
 class CostSpec(Section):

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
+from rollout.control.certificate import certificate
 from rollout.control.decision import Evidence
 from rollout.control.facts import span
 from rollout.control.schema import DomainSpec
 from rollout.control.state import DomainState
 from rollout.stats.change import ChangeDetector
 
-NEAR = 0.5
+NEAR = 0.75
 """A detector is near its alarm from this share of the way on, on the logarithmic scale."""
 
 
@@ -57,8 +58,7 @@ def _wanted(
     age = now - max(monitor.last_comparison_at or state.stage_since, state.stage_since)
     if evidence.oldest_unseen is not None and age >= spec.evidence.stale_after / 2:
         return shadow.max, f"no comparison for {span(age)}"
-    level = state.error_budget(spec).level
-    if monitor.promotion.count < spec.min_evidence or (level > 0 and monitor.e_value < 1.0 / level):
+    if monitor.promotion.count < spec.min_evidence or not certificate(spec, state).enough:
         return shadow.rate, "evidence is thin"
     return shadow.min, "all is calm"
 
