@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from rollout.cli.shell import Json, err, now, print_json, print_rows, say, setti
 from rollout.control.facts import percent
 from rollout.control.schema import Spec
 from rollout.control.spec import load_spec
+from rollout.simulation.many import processes
 from rollout.simulation.page import studies_page
 from rollout.simulation.scenario import Scenario, load_scenario, load_shipped, shipped
 from rollout.simulation.study import Study, study
@@ -114,24 +114,21 @@ def _domains(loaded: Spec, wanted: list[str] | None) -> list[str]:
 def _studies(
     loaded: Spec, domains: list[str], chosen: list[tuple[str, Scenario]], seeds: range
 ) -> list[Study]:
-    processes = max(1, min(os.cpu_count() or 1, len(seeds) // 50))
     studies: list[Study] = []
-    with Progress(console=err, transient=True) as progress:
-        for domain in domains:
-            for name, scenario in chosen:
-                bar = progress.add_task(name, total=len(seeds))
-                for done in study(
-                    name,
-                    domain,
-                    loaded.domains[domain],
-                    loaded.cost,
-                    scenario,
-                    seeds,
-                    processes,
-                ):
+    tasks = [(domain, name, scenario) for domain in domains for name, scenario in chosen]
+    with (
+        processes(len(seeds) * len(tasks)) as pool,
+        Progress(console=err, transient=True) as progress,
+    ):
+        bar = progress.add_task("", total=len(seeds) * len(tasks))
+        for domain, name, scenario in tasks:
+            progress.update(bar, description=name)
+            spec = loaded.domains[domain]
+            for done in study(name, domain, spec, loaded.cost, scenario, seeds, pool):
+                if done is None:
                     progress.advance(bar)
-                    if done is not None:
-                        studies.append(done)
+                else:
+                    studies.append(done)
     return studies
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from multiprocessing import get_context
 
 from rollout.control.schema import DomainSpec
@@ -16,8 +18,10 @@ from rollout.simulation.path import Path
 from rollout.simulation.scenario import Scenario
 from rollout.simulation.truth import truth_of
 
-CHUNK = 16
+CHUNK = 8
 """Runs handed to a process at once."""
+FEW = 100
+"""Runs that one process is as soon through with as a pool has started."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +46,22 @@ def play_many(
     spec: DomainSpec,
     scenario: Scenario,
     seeds: range,
-    processes: int,
+    pool: Executor | None = None,
     controller: Play = play,
 ) -> Iterator[Run]:
-    """One run per seed, in order; with one process in this one."""
+    """One run per seed, in order; without a pool in this process."""
     truth = truth_of(scenario, spec)
     best = oracle(spec, truth, scenario.people.answer_after)
+    played = partial(controller, spec, scenario)
+    paths = map(played, seeds) if pool is None else pool.map(played, seeds, chunksize=CHUNK)
+    for path in paths:
+        yield Run(path, outcome_of(spec, truth, scenario.spared, path, best))
 
-    def judged(path: Path) -> Run:
-        return Run(path, outcome_of(spec, truth, scenario.spared, path, best))
 
-    if processes == 1:
-        for seed in seeds:
-            yield judged(controller(spec, scenario, seed))
-        return
+def processes(runs: int) -> AbstractContextManager[Executor | None]:
+    """A pool of all cores; none where its start would take longer than the runs."""
+    cores = min(os.cpu_count() or 1, runs // FEW)
+    if cores < 2:
+        return nullcontext()
     # Spawned, not forked: the parent may hold threads that a fork would leave locked.
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        paths = pool.map(controller, repeat(spec), repeat(scenario), seeds, chunksize=CHUNK)
-        for path in paths:
-            yield judged(path)
+    return ProcessPoolExecutor(cores, get_context("spawn"))

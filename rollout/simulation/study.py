@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from rollout.control.schema import CostSpec, DomainSpec
@@ -40,7 +41,7 @@ def study(
     cost: CostSpec,
     scenario: Scenario,
     seeds: range,
-    processes: int,
+    pool: Executor | None,
 ) -> Iterator[Study | None]:
     """None after each run, for a progress bar; the study at the end.
 
@@ -50,7 +51,7 @@ def study(
     truth = truth_of(scenario, spec)
     best = oracle(spec, truth, scenario.people.answer_after)
     runs = []
-    for run in play_many(spec, scenario, seeds, processes):
+    for run in play_many(spec, scenario, seeds, pool):
         runs.append(run)
         yield None
     yield Study(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from rollout.control.durations import FreezeWindow
 from rollout.control.schema import CostSpec
 from rollout.simulation.baselines import Window, lost, oracle
-from rollout.simulation.many import play_many
+from rollout.simulation.many import FEW, play_many, processes
 from rollout.simulation.outcome import Outcome, outcome_of
 from rollout.simulation.path import Move, Path
 from rollout.simulation.summary import summary_of
@@ -153,8 +154,10 @@ def test_failed_checks_add_up_whatever_comes_between() -> None:
 
 
 def test_two_processes_play_the_same_runs_as_one() -> None:
-    alone = [run.outcome for run in play_many(SPEC, BROKEN, range(20), 1)]
-    shared = [run.outcome for run in play_many(SPEC, BROKEN, range(20), 2)]
+    alone = [run.outcome for run in play_many(SPEC, BROKEN, range(20))]
+    with processes(2 * FEW) as pool:
+        assert (pool is None) == (os.cpu_count() == 1)
+        shared = [run.outcome for run in play_many(SPEC, BROKEN, range(20), pool)]
     assert alone == shared
 
 
@@ -174,6 +177,6 @@ def test_a_sum_of_runs_says_ratios_to_the_oracle_and_unknown_where_there_is_none
 def test_a_never_good_policy_is_promoted_less_often_than_alpha() -> None:
     """At an agreement just under the floor, over all stages and looks together."""
     scenario = a_future(duration="3d", labels=all_labels(0.949))
-    runs = [run.outcome for run in play_many(SPEC, scenario, range(60), 1)]
+    runs = [run.outcome for run in play_many(SPEC, scenario, range(60))]
     wrong = sum(run.false_promotions > 0 for run in runs)
     assert wrong <= 8  # binomial(60, 0.05) exceeds this with chance 0.002
