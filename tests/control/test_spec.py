@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rollout.control.durations import FreezeWindow, format_duration, parse_duration
-from rollout.control.labels import labels_of, never_early
+from rollout.control.labels import check_severity, labels_of, never_early
 from rollout.control.schema import DomainSpec, Spec
 from rollout.control.spec import SpecError, diff_specs, load_spec, spec_hash
 from tests.control.examples import DAY, HOUR, MONDAY, billing
@@ -99,6 +99,37 @@ def test_the_examples_values_are_the_defaults(path: Path) -> None:
         ("max: 1.0", "max: 0.01", "shadow.min: 0.02 is above max (0.01)"),
         ("never_early", "sometimes", "guards.fraud_report: input should be 'never_early'"),
         ("blind_after: 12h", "blind_after: 1h", "blind_after: 1h is not after stale_after (2h)"),
+        (
+            "stale_after: 2h,",
+            "safe_share: 0.3, stale_after: 2h,",
+            "rollout.yaml:14: domains.billing.evidence.safe_share: 0.3 is not a stage; stages are",
+        ),
+        (
+            "cooldown: 24h",
+            "backoff: 0.5",
+            "rollback.backoff: input should be greater than or equal",
+        ),
+        (
+            "cooldown: 24h",
+            "budget: 0",
+            "rollback.budget: input should be greater than or equal to 1",
+        ),
+        ("max: 1.0", "budget: 1.5", "shadow.budget: input should be less than or equal to 1"),
+        (
+            "max: 1.0",
+            "max: 1.2",
+            "rollout.yaml:10: domains.billing.shadow.max: input should be less",
+        ),
+        ("rate: 0.1", "rate: -0.1", "shadow.rate: input should be greater than 0 (is -0.1)"),
+        ("alpha: 0.05", "severity: {refund: 2}", "agreement.severity.refund"),
+        (
+            "alpha: 0.05",
+            "severity: {refund: 0.5}, noise_ceiling: true",
+            "agreement.noise_ceiling: does not go together with severity; leave one of them out",
+        ),
+        ("dwell: 30m", "levers: {up: [threshold]}", "levers.up: name share, and threshold at most"),
+        ("dwell: 30m", "levers: {down: [share, share]}", "levers.down: name share, and threshold"),
+        ("dwell: 30m", "levers: {up: [depth]}", "rollout.yaml:8: domains.billing.levers.up"),
         ("kind: choice", "kind: poem", "rollout.yaml:5: domains.billing.task.kind: input should"),
         (", template: prompts/billing.j2", "", "billing.task.template: is missing; add it"),
         ("  billing:", "  Big Co:", "rollout.yaml:4: domains.Big Co: a domain's name has"),
@@ -115,6 +146,15 @@ def test_an_error_names_file_line_key_and_way_out(
     assert len(errors) == 1
     assert error in errors[0]
     assert errors[0].startswith("rollout.yaml:")
+
+
+def test_a_severity_must_name_labels_of_the_domain() -> None:
+    labels = ["refund", "fraud"]
+    check_severity(billing(agreement={"severity": {"*": 0.2, "fraud": {"refund": 1}}}), labels)
+    with pytest.raises(SpecError, match=r"agreement.severity.frauds: .* did you mean fraud\?"):
+        check_severity(billing(agreement={"severity": {"frauds": 1}}), labels)
+    with pytest.raises(SpecError, match=r"agreement.severity.\*.x: .* labels are refund, fraud"):
+        check_severity(billing(agreement={"severity": {"*": {"x": 1}}}), labels)
 
 
 def test_all_errors_of_a_file_are_told_at_once(path: Path) -> None:
