@@ -31,7 +31,7 @@ class Engine:
     """The tiny model, its task and heads for layers 2 and 4.
 
     Attributes:
-        threshold: Half of the requests are this confident at the first exit.
+        threshold: Half of the requests are this confident at one of the exits.
     """
 
     folder: Path
@@ -62,7 +62,9 @@ def make_engine(folder: Path) -> Engine:
     segments = Segments(load_model(folder))
     task = compile_task(segments.loaded, LABELS, TEMPLATE)
     fitted = calibrate(segments, task, random_texts(240), exit_layers=EXIT_LAYERS)
-    confidences = sorted(trace.exits[0].confidence for trace in fitted.held_out)
+    confidences = sorted(
+        max(point.confidence for point in trace.exits) for trace in fitted.held_out
+    )
     return Engine(folder, segments, task, fitted.heads, confidences[len(confidences) // 2])
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.progress import Progress
 from rich.text import Text
 
+from rollout.cli.calibrated import save_reliability_figure, show_calibration
 from rollout.cli.shell import (
     Json,
     actor,
@@ -18,7 +19,6 @@ from rollout.cli.shell import (
     now,
     opened_store,
     print_json,
-    print_rows,
     say,
     settings,
     spec,
@@ -176,11 +176,22 @@ def calibrate(
         Path, typer.Option(help="Past requests, unlabelled: .csv or .jsonl with `text`, or lines.")
     ],
     exit_layers: Annotated[
-        str | None, typer.Option(help="Such as 2,4,6. Default: spread evenly, 8 at most.")
-    ] = None,
+        str, typer.Option(help="Such as 2,4,6; auto: those that save most.")
+    ] = "auto",
+    head: Annotated[
+        str,
+        typer.Option(
+            help="logit_lens, tuned_lens or label_head; auto: label_head or logit_lens, whichever "
+            "saves more."
+        ),
+    ] = "auto",
     criterion: Annotated[
-        str, typer.Option(help="learned, margin, top_probability or entropy.")
-    ] = "learned",
+        str,
+        typer.Option(
+            help="top_probability, margin, entropy, patience, saturation, learned or learned_svm; "
+            "auto: the one that saves most."
+        ),
+    ] = "auto",
     activate: Annotated[
         bool, typer.Option(help="Make it the live policy, shadow-only at first.")
     ] = True,
@@ -188,17 +199,22 @@ def calibrate(
 ) -> None:
     """Fit exit heads to the full model's own answers and certify a threshold: a new exit policy.
 
+    Texts too few to certify the domain's target still make a policy: it is shadowed, and serves
+    nobody until live comparisons earn it a promotion. 16 texts are the least.
+
     Example: `rollout calibrate billing --texts last_month.csv`
     """
     # torch is slow to import, and only this command needs it.
     from rollout.engine.criteria import CRITERIA
+    from rollout.engine.heads import HEAD_KINDS
     from rollout.serving.calibrate import calibrate_domain
     from rollout.serving.model import load_checked
     from rollout.serving.past import read_texts
 
-    if criterion not in CRITERIA:
-        raise RolloutError(f"--criterion {criterion!r} is not one of {', '.join(CRITERIA)}")
-    layers = None if exit_layers is None else _layers(exit_layers)
+    for option, chosen, known in (("criterion", criterion, CRITERIA), ("head", head, HEAD_KINDS)):
+        if chosen not in ("auto", *known):
+            raise RolloutError(f"--{option} {chosen!r} is not one of auto, {', '.join(known)}")
+    layers = None if exit_layers == "auto" else _layers(exit_layers)
     model = spec().model
     store = checked_store()
     with store.read() as session:
@@ -214,36 +230,28 @@ def calibrate(
             applied,
             past,
             criterion=criterion,
+            head=head,
             exit_layers=layers,
             activate=activate,
             actor=actor(),
             now=now(),
             progress=lambda step, total: bar.update(running, completed=step, total=total),
         )
+    figure = settings().var / "calibration" / f"{domain}-v{done.policy.version}.svg"
+    save_reliability_figure(done.report.reliability, figure)
     if json:
         print_json(
-            {"version": done.policy.version, "activated": activate, "certificate": done.choice}
+            {
+                "version": done.policy.version,
+                "activated": activate,
+                "certificate": done.certificate,
+                "figure": str(figure),
+            }
         )
         return
-    tried = [
-        (
-            f"{row.threshold:.4f}",
-            "yes" if row.certified else "no",
-            f"{1 - row.mismatches / done.choice.rows:.2%}",
-            f"{row.exit_share:.0%}",
-            f"{row.net_saving:.0%}",
-            "chosen" if row.threshold == done.choice.threshold else "",
-        )
-        for row in done.choice.tried
-    ]
-    columns = ("threshold", "certified", "agreement", "exit early", "net saving", "")
-    print_rows(columns, tried)
-    say(
-        f"policy v{done.policy.version}: threshold {done.choice.threshold:.4f} at layers "
-        f"{', '.join(map(str, done.policy.exit_layers))}; disagreement at most "
-        f"{done.choice.certified_risk:.2%}, net saving {done.choice.net_saving:.0%}"
-        + ("; live, shadow-only" if activate else "; not live")
-    )
+    show_calibration(done)
+    say(f"{done.in_words()}{'; live, shadow-only' if activate else '; not live'}")
+    say(f"reliability curve: {figure}")
 
 
 def _layers(text: str) -> tuple[int, ...]:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rollout.engine.heads import ExitHeads
+from rollout.engine.costs import LoopCosts, loop_costs
+from rollout.engine.criteria import Earlier
+from rollout.engine.heads import ExitHeads, look, tie, token_shares
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask
-from rollout.values import DepthTrace, ExitPoint, ExitPolicy, takes_exit
+from rollout.values import DepthTrace, ExitPoint, ExitPolicy
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,14 @@ class _Row:
     prompt_tokens: int
     points: list[ExitPoint] = field(default_factory=list)
     answer: Answer | None = None
-    probes: int = 0
+    full_answer: int | None = None
+    reached_end: bool = False
     fault: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Answered, and nothing more to be learnt from it."""
+        return self.answer is not None and not self.plan.run_on
 
 
 OnAnswer = Callable[[int, Answer], None]
@@ -80,83 +88,204 @@ def answer_batch(
     policy: ExitPolicy | None,
     heads: ExitHeads | None,
     on_answer: OnAnswer = lambda row, answer: None,
+    *,
+    costs: LoopCosts | None = None,
 ) -> list[RowResult]:
     """Run a batch through the layers; `on_answer(row, answer)` is called as each row is answered.
 
-    Layers past the last running row's exit are not computed. A row whose confidence is not finite
-    does not exit. Without a policy every row gets full depth and an empty trace.
+    Rows of unlike length go in batches of their own, and rows that are done are taken out, where
+    that saves more time than it costs. Layers past the last running row's exit are not computed.
+    A row whose confidence is not finite, or cannot be told from the threshold, does not exit.
+    Without a policy every row gets full depth and an empty trace.
 
     Args:
         prompts: `task.encode(text)` of each request.
         plans: One per request.
         policy, heads: What is live; both or neither.
+        costs: What decides on rebatching; measured once per model where not given.
+
+    Raises:
+        ValueError: the policy's exit layers are not the heads'.
     """
     rows = [_Row(plan, len(prompt[0])) for prompt, plan in zip(prompts, plans, strict=True)]
-    exits = _exits(policy, heads)
-    running = list(range(len(rows)))
-    depth = segments.loaded.depth
-    state = segments.start([branch for prompt in prompts for branch in prompt])
-    for layer in exits:
-        state = segments.advance(state, layer)
-        assert policy is not None and heads is not None
-        scores = heads.heads[layer].scores(task, state.last_hidden)
-        confidence = heads.heads[layer].confidence(heads.criterion, scores)
-        points = _read(layer, scores, confidence)
-        staying = []
-        for place, number in enumerate(running):
-            row, point = rows[number], points[place]
-            row.probes += 1
-            row.points.append(point)
-            if not math.isfinite(point.confidence):
-                row.fault = f"the confidence at layer {layer} is not finite"
-            elif row.plan.may_exit and row.answer is None and takes_exit(policy, point):
-                row.answer = Answer(point.answer, layer, point.confidence, layer)
-                on_answer(number, row.answer)
-            if row.answer is None or row.plan.run_on:
-                staying.append(place)
-        if not staying:
-            return [_result(row, None, None) for row in rows]
-        if len(staying) < len(running):
-            branches = task.rows_per_request
-            kept = [place * branches + branch for place in staying for branch in range(branches)]
-            state = segments.compact(state, kept)
-            running = [running[place] for place in staying]
-    state = segments.advance(state, depth)
-    scores = task.scores(segments.loaded.norm(state.last_hidden))
-    full: dict[int, int] = {}
-    for number, best, finite in zip(
-        running, scores.argmax(-1).tolist(), scores.isfinite().all(-1).tolist(), strict=True
-    ):
-        row = rows[number]
-        if not finite:
-            row.fault = "the full model's label scores are not finite"
-            continue
-        full[number] = best
-        if row.answer is None:
-            row.answer = Answer(best, None, None, depth)
-            on_answer(number, row.answer)
-    in_last_layer = set(running)
-    return [
-        _result(row, full.get(number), depth if number in in_last_layer else None)
-        for number, row in enumerate(rows)
-    ]
+    live = None
+    if policy is not None and heads is not None:
+        live = _Live.of(policy, heads, task)
+    costs = costs or loop_costs(segments)
+    for places in costs.split([row.prompt_tokens for row in rows], segments.loaded.depth):
+        part = [(place, rows[place]) for place in places]
+        _Batch(segments, task, [prompts[place] for place in places], part, live, on_answer).run(
+            costs
+        )
+    return [_result(row, segments.loaded.depth) for row in rows]
 
 
-def _exits(policy: ExitPolicy | None, heads: ExitHeads | None) -> tuple[int, ...]:
-    return () if policy is None or heads is None else policy.exit_layers
+@dataclass(frozen=True)
+class _Live:
+    """A policy with its heads. `cuts`: log-odds from which each exit is taken."""
+
+    policy: ExitPolicy
+    heads: ExitHeads
+    cuts: tuple[float, ...]
+
+    @classmethod
+    def of(cls, policy: ExitPolicy, heads: ExitHeads, task: ChoiceTask) -> _Live:
+        if policy.exit_layers != heads.layers:
+            # What an exit is worth rests on what the exit before it said: none can be left out.
+            raise ValueError(f"exit layers {policy.exit_layers}, but heads at {heads.layers}")
+        apart = tie(task.loaded)
+        return cls(policy, heads, tuple(_log_odds(each) + apart for each in policy.thresholds))
+
+    def point(self, exit_: int, label: float, log_odds: float) -> tuple[ExitPoint, bool]:
+        """What an exit says, and whether it may be taken.
+
+        The confidence lies at or above the threshold exactly where the exit is taken, so that a
+        replay of the trace decides as was decided here.
+        """
+        threshold = self.policy.thresholds[exit_]
+        confidence = _probability(log_odds)
+        taken = log_odds >= self.cuts[exit_]
+        if taken:
+            confidence = max(confidence, threshold)
+        elif confidence >= threshold:
+            confidence = math.nextafter(threshold, 0.0)
+        point = ExitPoint(self.heads.layers[exit_], int(label), confidence)
+        return point, taken and point.answer not in self.policy.never_early
 
 
-def _read(layer: int, scores: Tensor, confidence: Tensor) -> list[ExitPoint]:
-    """One read-back from the device per exit."""
-    both = torch.stack([scores.argmax(-1).to(confidence.dtype), confidence], dim=-1)
-    return [ExitPoint(layer, int(label), value) for label, value in both.tolist()]
+class _Batch:
+    """Rows that go through the layers together."""
+
+    def __init__(
+        self,
+        segments: Segments,
+        task: ChoiceTask,
+        prompts: Sequence[list[list[int]]],
+        rows: Sequence[tuple[int, _Row]],
+        live: _Live | None,
+        on_answer: OnAnswer,
+    ) -> None:
+        self._segments = segments
+        self._task = task
+        self._rows = list(rows)
+        """(number of the request, row), in the order of the batch."""
+        self._live = live
+        self._on_answer = on_answer
+        self._state = segments.start([branch for prompt in prompts for branch in prompt])
+        self._shares: Tensor | None = None
+        if live is not None and live.heads.kind == "label_head":
+            hidden = self._state.hidden
+            lengths = [len(prompt[0]) for prompt in prompts]
+            self._shares = token_shares(lengths, hidden.shape[1], hidden)
+        self._earlier: Earlier | None = None
+        self._deciding = sum(row.plan.may_exit for _, row in rows)
+        """Rows that may exit and have not."""
+
+    def run(self, costs: LoopCosts) -> None:
+        depth = self._segments.loaded.depth
+        unheard: list[Tensor] = []
+        layers = () if self._live is None else self._live.heads.layers
+        for exit_, layer in enumerate(layers):
+            self._state = self._segments.advance(self._state, layer)
+            seen = self._seen()
+            if not self._deciding:
+                # Nobody waits for this exit's word: it is asked with the others, at the end.
+                unheard.append(seen)
+                continue
+            self._hear(exit_, seen[None])
+            if all(row.done for _, row in self._rows):
+                return
+            following = layers[exit_ + 1] if self._deciding and layer < layers[-1] else depth
+            self._compact(following - layer, costs)
+        self._state = self._segments.advance(self._state, depth)
+        self._finish(depth)
+        if unheard:
+            self._hear(len(layers) - len(unheard), torch.stack(unheard))
+
+    def _seen(self) -> Tensor:
+        assert self._live is not None
+        return look(self._live.heads.kind, self._task, self._state.hidden, self._shares)
+
+    def _hear(self, first: int, seen: Tensor) -> None:
+        """Ask consecutive exits, [exits, requests, views, width]: one read-back for all of them."""
+        assert self._live is not None
+        asked = self._live.heads.ask(self._task, first, seen, self._earlier)
+        self._earlier = asked.earlier
+        for exit_, said in enumerate(_read(asked.answer, asked.log_odds), start=first):
+            for (number, row), (label, log_odds) in zip(self._rows, said, strict=True):
+                if row.done and not row.reached_end:
+                    continue
+                point, taken = self._live.point(exit_, label, log_odds)
+                row.points.append(point)
+                if math.isnan(log_odds):
+                    row.fault = row.fault or f"the confidence at layer {point.layer} is not finite"
+                elif taken and row.plan.may_exit and row.answer is None:
+                    row.answer = Answer(point.answer, point.layer, point.confidence, point.layer)
+                    self._deciding -= 1
+                    self._on_answer(number, row.answer)
+
+    def _compact(self, layers: int, costs: LoopCosts) -> None:
+        """Take the rows that are done out, where that pays within so many layers."""
+        staying = [place for place, (_, row) in enumerate(self._rows) if not row.done]
+        if len(staying) == len(self._rows):
+            return
+        branches, (_, tokens) = self._task.rows_per_request, self._state.hidden.shape[:2]
+        padded = max(self._rows[place][1].prompt_tokens for place in staying)
+        after = len(staying) * branches * min(padded, tokens)
+        if not costs.compacting_pays(layers, self._state.rows * tokens, after):
+            return
+        kept = [place * branches + branch for place in staying for branch in range(branches)]
+        self._state = self._segments.compact(self._state, kept)
+        self._rows = [self._rows[place] for place in staying]
+        index = torch.tensor(staying, device=self._state.hidden.device)
+        if self._shares is not None:
+            self._shares = self._shares.index_select(0, index)
+        if self._earlier is not None:
+            self._earlier = self._earlier.rows(index)
+
+    def _finish(self, depth: int) -> None:
+        scores = self._task.scores(self._segments.loaded.norm(self._state.last_hidden))
+        (said,) = _read(scores.argmax(-1)[None], scores.sum(-1)[None])
+        for (number, row), (best, total) in zip(self._rows, said, strict=True):
+            if row.done:
+                continue
+            row.reached_end = True
+            if not math.isfinite(total):
+                row.fault = "the full model's label scores are not finite"
+                continue
+            row.full_answer = int(best)
+            if row.answer is None:
+                row.answer = Answer(row.full_answer, None, None, depth)
+                self._on_answer(number, row.answer)
 
 
-def _result(row: _Row, full_answer: int | None, reached: int | None) -> RowResult:
-    trace = None
-    if full_answer is not None and reached is not None:
-        trace = DepthTrace(tuple(row.points), full_answer, reached)
-    shadow_layers = 0
-    if row.answer is not None and reached is not None:
-        shadow_layers = reached - row.answer.layers_run
-    return RowResult(row.answer, trace, shadow_layers, row.probes, row.prompt_tokens, row.fault)
+def _read(answer: Tensor, value: Tensor) -> list[list[list[float]]]:
+    """One read-back from the device: (answer, value) per exit and row."""
+    both = torch.stack([answer.to(torch.float64), value.to(torch.float64)], dim=-1)
+    read: list[list[list[float]]] = both.tolist()
+    return read
+
+
+def _probability(log_odds: float) -> float:
+    if log_odds >= 0:
+        return 1 / (1 + math.exp(-log_odds))
+    odds = math.exp(log_odds)
+    # NaN, too, comes this way and stays what it is.
+    return odds / (1 + odds)
+
+
+def _log_odds(probability: float) -> float:
+    if probability in (0.0, 1.0):
+        return math.copysign(math.inf, probability - 0.5)
+    return math.log(probability) - math.log1p(-probability)
+
+
+def _result(row: _Row, depth: int) -> RowResult:
+    trace, shadow_layers = None, 0
+    if row.full_answer is not None:
+        trace = DepthTrace(tuple(row.points), row.full_answer, depth)
+    if row.answer is not None and row.reached_end:
+        shadow_layers = depth - row.answer.layers_run
+    return RowResult(
+        row.answer, trace, shadow_layers, len(row.points), row.prompt_tokens, row.fault
+    )

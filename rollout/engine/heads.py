@@ -1,71 +1,145 @@
-"""Exit heads: a translator per exit layer, the model's own final norm and its label rows.
+"""Exit heads: from hidden states at an exit layer to label scores and a confidence.
 
-The translator is the affine map of the tuned lens (Belrose et al. 2023, section 3), started from
-the ridge solution towards the final hidden state and tuned to the full model's own answers; no
-human labels are needed.
+Three kinds. `logit_lens`: the model's own final norm and label rows (nostalgebraist 2020,
+interpreting GPT). `tuned_lens`: the same behind an affine translator (Belrose et al. 2023, section
+3). `label_head`: a linear map straight to the labels, distilled to the full model's answers. It
+reads the last token's hidden state and the mean over the text: at an early layer the last token
+has not yet gathered what the text says, the other tokens hold it already.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn.functional import kl_div
 
-from rollout.engine.criteria import CRITERIA, features
+from rollout.engine.criteria import HISTORY, Earlier, Reading, features, judge_logits
+from rollout.engine.loading import LoadedModel
 from rollout.engine.task import ChoiceTask
-from rollout.values import PolicyError
+
+HEAD_KINDS = ("logit_lens", "tuned_lens", "label_head")
+PARTS = ("weight", "bias", "calibration", "support")
+
+TIE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Label scores, or log-odds of agreement, that are closer than this cannot be told apart.
+
+A row's numbers depend on the rows it shares a batch with by rounding only (1e-5 of the largest
+logit in float32). What is this close to a decision continues instead of exiting.
+"""
+
+QUANTISED_TIE = 2e-2
+"""The same for quantised layers, where a last bit can move a value to the next integer."""
+
+
+def tie(loaded: LoadedModel) -> float:
+    """`TIE` of a model."""
+    plain = TIE[loaded.model.dtype]
+    return plain if loaded.quantization == "none" else max(plain, QUANTISED_TIE)
+
+
+def _nothing() -> Tensor:
+    return torch.empty(0)
+
+
+def _no_support() -> Tensor:
+    return torch.empty(0, 0)
 
 
 @dataclass(frozen=True)
 class ExitHead:
-    """Turns the hidden state at one layer into label scores and a confidence.
+    """The parameters of one exit.
 
     Attributes:
-        weight: Translator, [width, width], added to the identity.
-        bias: [width].
-        calibration: Logistic weights of the criterion's features, intercept last, [features + 1].
+        weight: tuned_lens: [width, width], added to the identity. label_head: [labels, 2 * width],
+            over the last token's and the mean normed hidden state. logit_lens: empty.
+        bias: [width], [labels] or empty.
+        calibration: The judge of the criterion's features, [features + 1].
+        support: Its kernel expansion, [landmarks, features + 1]; empty where it is linear.
     """
 
     weight: Tensor
     bias: Tensor
     calibration: Tensor
+    support: Tensor = field(default_factory=_no_support)
 
-    def scores(self, task: ChoiceTask, hidden: Tensor) -> Tensor:
-        """Label scores [requests, labels] from last-token hidden states [rows, width]."""
-        translated = hidden + hidden @ self.weight.T + self.bias
-        return task.scores(task.loaded.norm(translated))
 
-    def confidence(self, criterion: str, scores: Tensor) -> Tensor:
-        """Estimated probability that the best label is the full-depth answer, [requests]."""
-        values = features(criterion, scores)
-        return torch.sigmoid(values @ self.calibration[:-1] + self.calibration[-1])
+@dataclass(frozen=True)
+class Asked:
+    """Answers and log-odds of agreement, [exits, rows]. Log-odds are -inf where labels tie."""
+
+    answer: Tensor
+    log_odds: Tensor
+    earlier: Earlier | None
 
 
 @dataclass(frozen=True)
 class ExitHeads:
-    """The heads of one domain and model revision, kept as one safetensors file."""
+    """The heads of one domain and model revision. `kind` is one of `HEAD_KINDS`."""
 
     heads: dict[int, ExitHead]
     criterion: str
     model_revision: str
     task_fingerprint: str
+    kind: str = "tuned_lens"
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(sorted(self.heads))
+
+    @cached_property
+    def _stacked(self) -> ExitHead:
+        heads = [self.heads[layer] for layer in self.layers]
+        longest = max(head.support.shape[0] for head in heads)
+        width = heads[0].calibration.shape[0]
+        support = heads[0].calibration.new_zeros(len(heads), longest, width)
+        for place, head in enumerate(heads):
+            if head.support.shape[0]:
+                support[place, : head.support.shape[0]] = head.support
+        return ExitHead(
+            torch.stack([head.weight for head in heads]),
+            torch.stack([head.bias for head in heads]),
+            torch.stack([head.calibration for head in heads]),
+            support,
+        )
+
+    def ask(self, task: ChoiceTask, first: int, seen: Tensor, earlier: Earlier | None) -> Asked:
+        """What consecutive exits say.
+
+        Args:
+            first: Place of the first of them among `layers`.
+            seen: What they look at (`look`), [exits, requests, views, width].
+            earlier: What the exit before said of the same requests.
+        """
+        chosen = slice(first, first + len(seen))
+        stacked = self._stacked
+        scores = head_scores(self.kind, task, stacked.weight[chosen], stacked.bias[chosen], seen)
+        reading = Reading.of(scores, seen[:, :, 0], earlier)
+        log_odds = judge_logits(
+            features(self.criterion, reading), stacked.calibration[chosen], stacked.support[chosen]
+        )
+        tied = reading.margin < tie(task.loaded)
+        return Asked(
+            reading.answer,
+            log_odds.masked_fill(tied, -torch.inf),
+            reading.last() if self.criterion in HISTORY else None,
+        )
 
     def save(self, folder: Path) -> str:
         """Write the heads under their content hash and return it (SHA-256, hex)."""
         tensors = {
             f"{layer}.{name}": getattr(head, name).detach().cpu().contiguous()
             for layer, head in self.heads.items()
-            for name in ("weight", "bias", "calibration")
+            for name in PARTS
         }
         about = {
+            "kind": self.kind,
             "criterion": self.criterion,
             "model_revision": self.model_revision,
             "task_fingerprint": self.task_fingerprint,
@@ -81,115 +155,46 @@ class ExitHeads:
         return digest
 
 
-def load_heads(folder: Path, digest: str, task: ChoiceTask) -> ExitHeads:
-    """Read heads by content hash and check that they belong to this model and task.
-
-    Raises:
-        PolicyError: missing or altered file, heads of another model revision or task, wrong shape.
-    """
-    path = folder / f"{digest}.safetensors"
-    again = "run `rollout calibrate` for this model"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PolicyError(
-            f"exit heads {path} cannot be read ({error.strerror}): {again}"
-        ) from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise PolicyError(f"exit heads {path} do not match their content hash: {again}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["heads"])
-        tensors = safetensors.torch.load(content)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise PolicyError(f"exit heads {path} are not a heads file: {error}") from error
-    if about["model_revision"] != task.loaded.revision:
-        made_for, here = about["model_revision"][:12], task.loaded.revision[:12]
-        raise PolicyError(
-            f"exit heads {digest[:12]} were made for model revision {made_for}, "
-            f"the model here is {here}: {again}"
-        )
-    if about["task_fingerprint"] != task.fingerprint:
-        raise PolicyError(
-            f"exit heads {digest[:12]} were made for other labels or another template: {again}"
-        )
-    if about["criterion"] not in CRITERIA:
-        raise PolicyError(f"exit heads {digest[:12]}: unknown criterion {about['criterion']!r}")
-    heads = {}
-    for layer in sorted({int(name.split(".")[0]) for name in tensors}):
-        head = ExitHead(*(tensors[f"{layer}.{name}"] for name in ("weight", "bias", "calibration")))
-        _check_shapes(layer, head, task.loaded.width, len(CRITERIA[about["criterion"]]))
-        device = task.loaded.device
-        heads[layer] = ExitHead(
-            head.weight.to(device, task.loaded.model.dtype),
-            head.bias.to(device, task.loaded.model.dtype),
-            head.calibration.to(device),
-        )
-    return ExitHeads(heads, about["criterion"], about["model_revision"], about["task_fingerprint"])
+def views_of(kind: str, task: ChoiceTask) -> int:
+    """Hidden states per request that a head looks at."""
+    return 2 if kind == "label_head" else task.rows_per_request
 
 
-def _check_shapes(layer: int, head: ExitHead, width: int, feature_count: int) -> None:
-    expected = {
-        "weight": (width, width),
-        "bias": (width,),
-        "calibration": (feature_count + 1,),
-    }
-    for name, shape in expected.items():
-        found = tuple(getattr(head, name).shape)
-        if found != shape:
-            raise PolicyError(f"exit head at layer {layer}: {name} is {found}, expected {shape}")
-
-
-def fit_translator(
-    task: ChoiceTask,
-    hidden: Tensor,
-    final_hidden: Tensor,
-    full_scores: Tensor,
-    *,
-    ridge: float = 1e-2,
-    epochs: int = 30,
-    batch: int = 128,
-    learning_rate: float = 2e-3,
-    progress: Callable[[], None] = lambda: None,
-) -> tuple[Tensor, Tensor]:
-    """Fit one exit layer's translator (weight, bias).
+def look(kind: str, task: ChoiceTask, hidden: Tensor, shares: Tensor | None) -> Tensor:
+    """What a head looks at, [requests, views, width].
 
     Args:
-        hidden: Last-token hidden states at the exit layer, [requests, branches, width].
-        final_hidden: The same after the last layer, before the norm.
-        full_scores: The full model's label scores, [requests, labels].
-        ridge: Penalty towards "no translation", relative to the mean feature variance.
-        progress: Called once an epoch.
+        hidden: [requests * branches, tokens, width], padded on the left.
+        shares: For a label head, what each token of a request's first row counts in its mean,
+            [requests, tokens or more] (`token_shares`).
     """
-    flat, target = hidden.flatten(0, 1).double(), final_hidden.flatten(0, 1).double()
-    mean, target_mean = flat.mean(0), target.mean(0)
-    centred = flat - mean
-    gram = centred.T @ centred
-    penalty = ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    offset = (target - target_mean) - centred
-    start = torch.linalg.solve(gram + penalty.to(gram.device), centred.T @ offset).T
-    start_bias = target_mean - mean - start @ mean
-    weight = start.float().clone().requires_grad_()
-    bias = start_bias.float().clone().requires_grad_()
-    optimiser = torch.optim.Adam([weight, bias], lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    goal = full_scores.float().log_softmax(-1)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(epochs):
-        for chosen in torch.split(torch.randperm(len(hidden), generator=generator), batch):
-            rows = hidden[chosen].flatten(0, 1).float()
-            translated = rows + rows @ weight.T + bias
-            scores = task.scores(task.loaded.norm(translated.to(task.loaded.model.dtype)))
-            loss = kl_div(
-                scores.log_softmax(-1), goal[chosen], log_target=True, reduction="batchmean"
-            )
-            # Few examples must not carry the map far from the ridge solution.
-            anchor = (weight - start.float()).square().mean() + (
-                bias - start_bias.float()
-            ).square().mean()
-            optimiser.zero_grad()
-            (loss + anchor * ridge * len(gram)).backward()
-            optimiser.step()
-        schedule.step()
-        progress()
-    return weight.detach(), bias.detach()
+    if kind != "label_head":
+        return hidden[:, -1].reshape(-1, task.rows_per_request, hidden.shape[-1])
+    rows = hidden[:: task.rows_per_request]
+    assert shares is not None
+    mean = torch.bmm(shares[:, None, -hidden.shape[1] :], rows)  # [requests, 1, width]
+    return torch.cat([rows[:, -1:], mean], dim=1)
+
+
+def token_shares(lengths: Sequence[int], tokens: int, like: Tensor) -> Tensor:
+    """1 / length at the last `length` tokens of each row, 0 before, [rows, tokens]."""
+    length = torch.tensor(lengths, device=like.device)[:, None]
+    inside = torch.arange(tokens, device=like.device)[None] >= tokens - length
+    return (inside / length).to(like.dtype)
+
+
+def head_scores(kind: str, task: ChoiceTask, weight: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
+    """Label scores [exits, requests, labels], float32, from `seen` [exits, requests, views, width].
+
+    Args:
+        weight, bias: Of the exits in order, stacked.
+    """
+    norm = task.loaded.norm
+    if kind == "label_head":
+        flat = norm(seen).flatten(-2).float()  # [exits, requests, 2 * width]
+        return torch.baddbmm(bias[:, None], flat, weight.transpose(1, 2))
+    if kind == "tuned_lens":
+        rows = seen.flatten(1, 2)
+        seen = (rows + torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2))).view_as(seen)
+    scores = task.scores(norm(seen).flatten(0, 2))
+    return scores.reshape(*seen.shape[:2], -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class ChoiceTask:
     Attributes:
         label_tokens: Token ids of each label as a continuation of the prompt.
         branches: Distinct proper prefixes of the labels' tokens; the first one is empty.
+        prefix_tokens: Token ids that every prompt begins with (the template before the text).
         fingerprint: SHA-256 over labels, tokens and template; heads are bound to it.
         label_weight: Unembedding rows of the labels' first tokens, [labels, width].
         label_bias: Their bias, [labels]; None where the model has none.
@@ -44,6 +46,7 @@ class ChoiceTask:
     template: jinja2.Template
     label_tokens: tuple[tuple[int, ...], ...]
     branches: tuple[tuple[int, ...], ...]
+    prefix_tokens: tuple[int, ...]
     fingerprint: str
     label_weight: Tensor = field(repr=False, compare=False)
     label_bias: Tensor | None = field(repr=False, compare=False)
@@ -82,8 +85,10 @@ class ChoiceTask:
             the labels' relative probability), summed log-probabilities otherwise.
         """
         if self.rows_per_request == 1:
-            return torch.nn.functional.linear(normed, self.label_weight, self.label_bias).float()
-        log_probabilities = self.loaded.unembedding(normed).float().log_softmax(-1)
+            logits = torch.nn.functional.linear(normed, self.label_weight, self.label_bias)
+            return self.loaded.capped(logits).float()
+        logits = self.loaded.capped(self.loaded.unembedding(normed))
+        log_probabilities = logits.float().log_softmax(-1)
         per_request = log_probabilities.unflatten(0, (-1, self.rows_per_request))
         columns = []
         for tokens in self.label_tokens:
@@ -91,23 +96,30 @@ class ChoiceTask:
             columns.append(per_request[:, branch, list(tokens)].sum(-1))
         return torch.stack(columns, dim=-1)
 
+    def top_is_label(self, normed: Tensor) -> Tensor:
+        """Whether the most probable next token of the whole vocabulary begins a label, [requests].
+
+        Args:
+            normed: As in `scores`.
+        """
+        first = torch.tensor([tokens[0] for tokens in self.label_tokens], device=normed.device)
+        top = self.loaded.unembedding(normed[:: self.rows_per_request]).argmax(-1)
+        return torch.isin(top, first)
+
 
 def compile_task(loaded: LoadedModel, labels: Sequence[str], template: str) -> ChoiceTask:
     """Tokenise the labels as the template's continuation and check that they can be told apart.
 
+    A label with which another one begins is told from it by the tokenizer's end token: its score
+    is the probability that the answer ends there.
+
     Raises:
-        TaskError: the template does not use `text`, or labels tokenise alike.
+        TaskError: the template does not use `text`, labels tokenise alike, or one begins with
+            another and the tokenizer has no end token.
     """
     compiled = _compile_template(template)
     label_tokens = tuple(_continuation(loaded, compiled, label) for label in labels)
-    for place, tokens in enumerate(label_tokens):
-        for other, other_tokens in enumerate(label_tokens):
-            if other != place and other_tokens[: len(tokens)] == tokens:
-                raise TaskError(
-                    f"label {labels[place]!r} has tokens {list(tokens)}, with which label "
-                    f"{labels[other]!r} ({list(other_tokens)}) begins: the model cannot tell them "
-                    "apart; rename one"
-                )
+    label_tokens = _told_apart(loaded, labels, label_tokens)
     branches = tuple(
         dict.fromkeys(tokens[:place] for tokens in label_tokens for place in range(len(tokens)))
     )
@@ -121,9 +133,41 @@ def compile_task(loaded: LoadedModel, labels: Sequence[str], template: str) -> C
         compiled,
         label_tokens,
         tuple(sorted(branches, key=len)),
+        _common_prefix(loaded, compiled),
         hashlib.sha256(content).hexdigest(),
         loaded.unembedding.weight[first_tokens],
         None if bias is None else bias[first_tokens],
+    )
+
+
+def _told_apart(
+    loaded: LoadedModel, labels: Sequence[str], label_tokens: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[int, ...], ...]:
+    end = loaded.tokenizer.eos_token_id
+    told = list(label_tokens)
+    for place, tokens in enumerate(label_tokens):
+        for other, other_tokens in enumerate(label_tokens):
+            if other == place or other_tokens[: len(tokens)] != tokens:
+                continue
+            if end is None or other_tokens == tokens:
+                raise TaskError(
+                    f"label {labels[place]!r} has tokens {list(tokens)}, with which label "
+                    f"{labels[other]!r} ({list(other_tokens)}) begins: the model cannot tell them "
+                    "apart; rename one"
+                )
+            told[place] = (*tokens, int(end))
+    return tuple(told)
+
+
+def _common_prefix(loaded: LoadedModel, template: jinja2.Template) -> tuple[int, ...]:
+    """Tokens with which prompts begin whatever the text; each prompt is checked again."""
+    rendered = [template.render(text=text) for text in ("a", "Zebra 7", "(", "\u65e5\u672c")]
+    prompts = [loaded.tokenizer(prompt)["input_ids"] for prompt in rendered]
+    return tuple(
+        tokens[0]
+        for tokens in itertools.takewhile(
+            lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)
+        )
     )
 
 

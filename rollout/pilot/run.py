@@ -148,8 +148,6 @@ def _calibrate(
         settings.heads,
         applied,
         [ticket.text for ticket in generate(CALIBRATION_TEXTS, seed=seed + 1)],
-        criterion="learned",
-        exit_layers=None,
         activate=True,
         actor=ACTOR,
         now=now,
@@ -231,12 +229,7 @@ def _say_what_comes(console: Console, folder: Path, settings: Settings, spec: Sp
 
 
 def _say_policy(console: Console, calibrated: CalibratedPolicy) -> None:
-    choice = calibrated.choice
-    console.print(
-        f"  policy v{calibrated.policy.version} from {calibrated.texts:,} mails: disagreement at "
-        f"most {choice.certified_risk:.1%} (certified on {choice.rows} of them), forecast saving "
-        f"{choice.net_saving:.0%} of the layers\n"
-    )
+    console.print(f"  {calibrated.in_words()}\n")
 
 
 def _say_decision(console: Console, store: Store, now: datetime) -> None:

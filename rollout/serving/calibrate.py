@@ -3,42 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from rollout.control.commands import policy_changed
 from rollout.control.labels import never_early
-from rollout.control.spec import DomainSpec
 from rollout.control.state import DomainState, tolerated
-from rollout.engine.calibration import Calibration, calibrate
+from rollout.engine.calibration import AUTO, calibrate
+from rollout.engine.certify import CalibrationReport, certify, propose_threshold
+from rollout.engine.placement import Expected
 from rollout.engine.segments import Segments
 from rollout.engine.task import BadRequest, ChoiceTask, compile_task
-from rollout.stats.thresholds import ThresholdChoice, choose_threshold
-from rollout.stats.traces import trace_arrays
+from rollout.stats.thresholds import ThresholdChoice
 from rollout.store.catalog import save_policy
 from rollout.store.domains import AppliedDomain, load_domain
 from rollout.store.ledger import load_state, record_event, replace_state
 from rollout.store.session import Store
 from rollout.values import ExitPolicy, RolloutError
 
-CERTIFICATE_ALPHA = 0.05
-"""Chance that a certificate is wrong."""
-
 
 class NothingCertified(RolloutError):
-    """No threshold's disagreement could be certified: the domain stays at full depth."""
+    """No threshold is expected to save anything: the domain stays at full depth."""
 
 
 @dataclass(frozen=True)
 class CalibratedPolicy:
-    """A stored policy version and the certificate it stands on."""
+    """A stored policy version and what it stands on.
+
+    Attributes:
+        choice: The certificate; None where the texts certify nothing. Such a version may only be
+            shadowed: every promotion has to be earned by live comparisons.
+        expected: What the threshold is expected to do where nothing is certified.
+    """
 
     policy: ExitPolicy
-    choice: ThresholdChoice
+    choice: ThresholdChoice | None
+    expected: Expected | None
+    report: CalibrationReport
     texts: int
+    target: float
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """As it is stored beside the policy."""
+        found = self.choice.to_json() if self.choice is not None else {}
+        if self.expected is not None:
+            found = asdict(self.expected)
+        return {"certified": self.choice is not None, **found, "report": self.report.to_json()}
+
+    def in_words(self) -> str:
+        version = f"v{self.policy.version}"
+        if self.choice is not None:
+            return (
+                f"policy {version} from {self.texts:,} texts: disagreement at most "
+                f"{self.choice.certified_risk:.2%} certified on {self.choice.rows:,} held-out "
+                f"requests, forecast net saving {self.choice.net_saving:.0%} of the layers"
+            )
+        assert self.expected is not None
+        return (
+            f"{self.texts:,} texts certify nothing at {self.target:.3%}: policy {version} goes to "
+            f"shadow only; promotion needs live evidence (expected disagreement "
+            f"{self.expected.risk:.2%}, net saving {self.expected.net_saving:.0%} of the layers)"
+        )
 
 
 def calibrate_domain(
@@ -48,8 +78,9 @@ def calibrate_domain(
     applied: AppliedDomain,
     texts: Sequence[str],
     *,
-    criterion: str,
-    exit_layers: Sequence[int] | None,
+    criterion: str = AUTO,
+    head: str = AUTO,
+    exit_layers: Sequence[int] | None = None,
     activate: bool,
     actor: str,
     now: datetime,
@@ -57,46 +88,64 @@ def calibrate_domain(
 ) -> CalibratedPolicy:
     """Store a new policy version for the domain.
 
+    Texts that are too few to certify its target still make a policy: its threshold is proposed, not
+    certified, and stage 0 serves nobody by it until live comparisons certify the floor.
+
     Args:
         activate: Make it the live policy in the same transaction, at stage 0.
 
     Raises:
-        NothingCertified: the traces do not certify any threshold at the domain's target.
+        NothingCertified: no threshold saves anything at the domain's target.
         RolloutError: too few texts, texts, labels or template that do not fit the model, layers
             that it does not have, or a domain that was changed while this ran.
     """
     _check_layers(exit_layers, segments.loaded.depth)
     task = compile_task(segments.loaded, applied.labels, applied.template)
+    barred = never_early(applied.spec, applied.labels)
+    target = applied.spec.agreement.target
     try:
         fitted = calibrate(
-            segments, task, texts, exit_layers=exit_layers, criterion=criterion, progress=progress
+            segments,
+            task,
+            texts,
+            exit_layers=exit_layers,
+            criterion=criterion,
+            head=head,
+            target=target,
+            never_early=barred,
+            progress=progress,
         )
     except BadRequest as error:
         raise RolloutError(_which(task, texts, error)) from error
-    barred = never_early(applied.spec, applied.labels)
-    choice = _certify(applied.spec, fitted, barred)
-    if choice is None:
+    limit = tolerated(target)
+    choice = certify(fitted, limit, barred)
+    expected = propose_threshold(fitted, limit, barred) if choice is None else None
+    chosen = choice or expected
+    if chosen is None:
         raise NothingCertified(
-            f"domain {applied.name}: {len(fitted.held_out)} traces certify no threshold at "
-            f"{applied.spec.agreement.target:.1%} agreement; it stays at full depth. "
-            "Give more texts, or lower agreement.target"
+            f"domain {applied.name}: no exit saves anything at {target:.3%} agreement, by "
+            f"{len(texts)} texts; it stays at full depth. Give more texts, or lower "
+            "agreement.target"
         )
-    layers = tuple(sorted(fitted.heads.heads))
+    layers = fitted.heads.layers
     policy = ExitPolicy(
         domain=applied.name,
         version=0,
         exit_layers=layers,
-        thresholds=(choice.threshold,) * len(layers),
+        thresholds=(chosen.threshold,) * len(layers),
         heads=fitted.heads.save(heads_folder),
-        criterion=criterion,
+        criterion=fitted.heads.criterion,
         model_revision=segments.loaded.revision,
         depth=segments.loaded.depth,
         never_early=barred,
         probe_cost=fitted.costs.probe_cost,
         layer_ms=fitted.costs.layer_ms,
     )
+    report = CalibrationReport.of(fitted)
+    done = CalibratedPolicy(policy, choice, expected, report, len(texts), target)
     with store.write() as session:
-        version = save_policy(session, policy, applied.labels, choice.to_json(), actor, now)
+        version = save_policy(session, policy, applied.labels, done.certificate, actor, now)
+        done = replace(done, policy=replace(policy, version=version))
         _refuse_changed(applied, load_domain(session, applied.name))
         if activate:
             _make_live(session, applied.name, version, now)
@@ -104,34 +153,12 @@ def calibrate_domain(
             session,
             domain=applied.name,
             action="calibrate",
-            reason=(
-                f"policy v{version} from {len(texts)} texts: disagreement at most "
-                f"{choice.certified_risk:.2%} certified on {choice.rows} held-out requests, "
-                f"forecast net saving {choice.net_saving:.0%} of the layers; "
-                f"{'live, shadow-only' if activate else 'not live'}"
-            ),
+            reason=f"{done.in_words()}; {'live, shadow-only' if activate else 'not live'}",
             actor=actor,
             now=now,
-            facts=choice.to_json(),
+            facts=done.certificate,
         )
-    return CalibratedPolicy(replace(policy, version=version), choice, len(texts))
-
-
-def _certify(
-    spec: DomainSpec, fitted: Calibration, barred: frozenset[int]
-) -> ThresholdChoice | None:
-    confidence, agrees, allowed = trace_arrays(fitted.held_out, barred)
-    trace = fitted.held_out[0]
-    return choose_threshold(
-        confidence,
-        agrees,
-        allowed,
-        [point.layer for point in trace.exits],
-        trace.depth,
-        fitted.costs.probe_cost,
-        tolerated(spec.agreement.target),
-        CERTIFICATE_ALPHA,
-    )
+    return done
 
 
 def _check_layers(exit_layers: Sequence[int] | None, depth: int) -> None:

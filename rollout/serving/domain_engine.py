@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollout.control.spec import DomainSpec
-from rollout.engine.heads import ExitHeads, load_heads
+from rollout.engine.heads import ExitHeads
+from rollout.engine.heads_file import load_heads
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask, compile_task
 from rollout.serving.policy_cache import LiveDomain
@@ -81,7 +82,7 @@ class DomainEngines:
             policy,
             heads,
             live.stage_weight if policy is not None else 0.0,
-            live.spec.shadow.rate,
+            live.shadow_rate,
             reason,
         )
 
@@ -95,29 +96,12 @@ class DomainEngines:
             )
         key = (policy.heads, task.fingerprint)
         if key not in self._heads:
-            self._heads[key] = _finite(load_heads(self._heads_folder, policy.heads, task))
+            self._heads[key] = load_heads(self._heads_folder, policy.heads, task)
         heads = self._heads[key]
-        missing = set(policy.exit_layers) - set(heads.heads)
-        if missing or policy.depth != loaded.depth:
+        if policy.exit_layers != heads.layers or policy.depth != loaded.depth:
             raise PolicyError(
                 f"policy {policy.domain} v{policy.version} exits at layers {policy.exit_layers} of "
-                f"{policy.depth}, but its heads know {sorted(heads.heads)} and the model has "
+                f"{policy.depth}, but its heads know {heads.layers} and the model has "
                 f"{loaded.depth} layers"
             )
         return heads
-
-
-def _finite(heads: ExitHeads) -> ExitHeads:
-    """The heads, if all their numbers are.
-
-    Raises:
-        PolicyError: they hold NaN or infinity.
-    """
-    for layer, head in heads.heads.items():
-        for name in ("weight", "bias", "calibration"):
-            if not getattr(head, name).isfinite().all():
-                raise PolicyError(
-                    f"exit head at layer {layer}: {name} holds NaN or infinity: "
-                    "run `rollout calibrate`"
-                )
-    return heads

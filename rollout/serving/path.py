@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from rollout.engine.choice import Answer, RowPlan, answer_batch
+from rollout.engine.costs import LoopCosts
 from rollout.engine.segments import Segments
 from rollout.serving.assignment import arm_of, is_shadowed, share
 from rollout.serving.domain_engine import DomainEngine, DomainEngines
@@ -35,6 +36,7 @@ class ServingPath:
     Args:
         clock: The time now, zone-aware.
         worker: Name written beside each outcome.
+        costs: What decides on rebatching; measured with the first batch where not given.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class ServingPath:
         *,
         clock: Callable[[], datetime],
         worker: str,
+        costs: LoopCosts | None = None,
     ) -> None:
+        self._costs = costs
         self._segments = segments
         self._store = store
         self._policies = policies
@@ -169,6 +173,7 @@ class ServingPath:
             engine.policy,
             engine.heads,
             on_answer,
+            costs=self._costs,
         )
         records = []
         for number, (row, result) in enumerate(zip(rows, results, strict=True)):

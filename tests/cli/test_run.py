@@ -45,7 +45,12 @@ def test_a_calibration_goes_live_shadow_only_with_its_certificate(
     found = run("calibrate", "support", "--texts", texts, "--exit-layers", "3", "--json")
     assert found.code == 0, found.err
     assert (found.json["version"], found.json["activated"]) == (1, True)
-    assert 0 <= found.json["certificate"]["certified_risk"] <= 0.4
+    certificate = found.json["certificate"]
+    assert certificate["certified"] and 0 <= certificate["certified_risk"] <= 0.4
+    curves = certificate["report"]["reliability"]
+    assert [curve["exit_layer"] for curve in curves] == [None, 3]
+    assert all(0 <= curve["error"] <= 1 for curve in curves)
+    assert Path(found.json["figure"]).read_text().lstrip().startswith("<?xml")
     facts = run("status", "--json").json[0]["facts"]
     assert (facts["policy_version"], facts["stage"]) == (1, 0.0)
     row = run("history", "support", "--json").json[0]
@@ -58,26 +63,52 @@ def test_a_calibration_can_be_kept_from_going_live(run: Run, with_model: Path) -
     texts = str(with_model / "texts.txt")
     found = run("calibrate", "support", "--texts", texts, "--exit-layers", "2,4", "--no-activate")
     assert (found.code, found.err) == (0, "")
-    assert "policy v1: threshold" in found.out
     assert "at layers 2, 4;" in found.out
+    assert "calibration error" in found.out
+    assert "policy v1 from 100 texts" in found.out
     assert "; not live" in found.out
     assert run("status", "--json").json[0]["facts"]["policy_version"] is None
 
 
-def test_what_cannot_be_certified_stays_at_full_depth(run: Run, with_model: Path) -> None:
+def test_texts_too_few_to_certify_make_a_policy_that_is_only_shadowed(
+    run: Run, with_model: Path
+) -> None:
+    lines = (with_model / "texts.txt").read_text().splitlines()[:48]
+    (with_model / "few.txt").write_text("\n".join(lines))
     spec = with_model / "rollout.yaml"
-    spec.write_text(spec.read_text().replace("target: 0.6", "target: 0.999"))
+    spec.write_text(spec.read_text().replace("target: 0.6", "target: 0.9"))
     run("apply")
+    texts = str(with_model / "few.txt")
+    found = run("calibrate", "support", "--texts", texts, "--exit-layers", "5")
+    assert found.code == 0, found.err
+    assert "48 texts certify nothing at 90.000%: policy v1 goes to shadow only" in found.out
+    assert "promotion needs live evidence" in found.out
+    facts = run("status", "--json").json[0]["facts"]
+    assert (facts["policy_version"], facts["stage"]) == (1, 0.0)
+    reason = run("history", "support", "--json").json[0]["reason"]
+    assert "certify nothing" in reason and reason.endswith("live, shadow-only")
+
+
+def test_where_nothing_can_be_saved_the_domain_stays_at_full_depth(
+    run: Run, with_model: Path
+) -> None:
+    from tests.models import LABELS
+
+    spec = with_model / "rollout.yaml"
+    barred = ", ".join(f"{label}: never_early" for label in LABELS)
+    text = spec.read_text()
+    spec.write_text(text.replace("    agreement:", f"    guards: {{{barred}}}\n    agreement:", 1))
+    assert run("apply").code == 0
     texts = str(with_model / "texts.txt")
-    error = run("calibrate", "support", "--texts", texts, "--exit-layers", "3").error
-    assert "certify no threshold at 99.9% agreement; it stays at full depth" in error
+    error = run("calibrate", "support", "--texts", texts, "--exit-layers", "1").error
+    assert "no exit saves anything at 60.000% agreement" in error
     assert run("status", "--json").json[0]["facts"]["policy_version"] is None
 
 
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [
-        ("few.txt", "refund my invoice\n" * 99, "99 texts are too few"),
+        ("few.txt", "refund my invoice\n" * 15, "15 texts are too few"),
         ("empty.txt", "\n \n", "there is no text in it"),
         ("no.csv", "body\nrefund\n", "name the column or key `text`"),
         ("no.jsonl", '{"body": "refund"}\n', "name the column or key `text`"),
@@ -113,6 +144,7 @@ def test_a_missing_file_of_texts_is_named(run: Run, with_model: Path) -> None:
         ("--exit-layers", "2,six", "write numbers, such as 2,4,6"),
         ("--exit-layers", "2,6", "exit layer 6 is outside 1 to 5: the model has 6 layers"),
         ("--criterion", "marginn", "is not one of"),
+        ("--head", "tuned", "is not one of"),
     ],
 )
 def test_what_the_model_has_not_cannot_be_calibrated(
@@ -124,13 +156,13 @@ def test_what_the_model_has_not_cannot_be_calibrated(
 
 def test_a_checkpoint_of_another_architecture_is_refused(run: Run, with_model: Path) -> None:
     other = with_model / "model"
-    (other / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (other / "config.json").write_text(json.dumps({"model_type": "bert"}))
     spec = with_model / "rollout.yaml"
     lines = spec.read_text().splitlines()
     lines = [f"  id: {other}" if line.startswith("  id:") else line for line in lines]
     spec.write_text("\n".join(lines))
     error = run("calibrate", "support", "--texts", str(with_model / "texts.txt")).error
-    assert "model type 'gpt2' is not one the engine runs layer by layer" in error
+    assert "model type 'bert' is not one the engine runs layer by layer" in error
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import torch
 from rollout.engine.calibration import Calibration, calibrate, spread_exit_layers
 from rollout.engine.choice import Answer, RowPlan, answer_batch
 from rollout.engine.full_depth import full_depth_answer
-from rollout.engine.heads import ExitHead, ExitHeads, load_heads
+from rollout.engine.heads import ExitHead, ExitHeads
+from rollout.engine.heads_file import load_heads
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask
 from rollout.values import DepthTrace, ExitPolicy, PolicyError, replay
+from tests.models import EAGER
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def run(
     heads: ExitHeads,
 ) -> list[tuple[Answer | None, DepthTrace | None, int]]:
     prompts = [task.encode(text) for text in texts]
-    results = answer_batch(segments, task, prompts, [plan] * len(texts), policy, heads)
+    results = answer_batch(segments, task, prompts, [plan] * len(texts), policy, heads, costs=EAGER)
     return [(result.answer, result.trace, result.shadow_layers) for result in results]
 
 
@@ -224,8 +226,8 @@ def test_heads_made_for_other_labels_are_refused(
 def test_heads_of_the_wrong_shape_are_refused(
     task: ChoiceTask, calibration: Calibration, tmp_path: Path
 ) -> None:
-    small = ExitHead(torch.zeros(3, 3), torch.zeros(3), torch.zeros(4))
-    other = dataclasses.replace(calibration.heads, heads={1: small})
+    small = ExitHead(torch.zeros(3, 3), torch.zeros(3), torch.zeros(5), torch.zeros(0, 5))
+    other = dataclasses.replace(calibration.heads, heads={1: small}, kind="tuned_lens")
     with pytest.raises(PolicyError, match=r"layer 1: weight is \(3, 3\), expected \(32, 32\)"):
         load_heads(tmp_path, other.save(tmp_path), task)
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from rollout.engine.choice import RowPlan, answer_batch
-from rollout.engine.heads import ExitHead
 from rollout.engine.segments import Segments
 from rollout.engine.task import BadRequest
 from rollout.serving.assignment import arm_of, is_shadowed
@@ -34,7 +33,7 @@ from rollout.store.session import Store, open_store
 from rollout.values import DepthTrace, ExitPoint, RolloutError, replay
 from tests.conftest import PostgresServer
 from tests.homes import Engine, apply_home, write_home
-from tests.models import LABELS, random_texts
+from tests.models import EAGER, LABELS, random_texts
 from tests.store.examples import NOW
 
 TEXTS = random_texts(48, seed=5)
@@ -58,6 +57,7 @@ class Worker:
             self.outbox,
             clock=lambda: NOW,
             worker="serve@test",
+            costs=EAGER,
         )
         self.replays: list[ShadowReplay] = []
 
@@ -299,7 +299,7 @@ def test_without_a_policy_the_answer_is_the_full_models_and_the_row_says_why(
 
 def _nan_heads(tiny: Engine, folder: Path) -> str:
     head = tiny.heads.heads[2]
-    broken = ExitHead(head.weight, head.bias.clone().fill_(math.nan), head.calibration)
+    broken = replace(head, bias=torch.full_like(head.bias, math.nan))
     return replace(tiny.heads, heads=tiny.heads.heads | {2: broken}).save(folder)
 
 
@@ -309,9 +309,8 @@ def _heads_of_another_model(tiny: Engine, folder: Path) -> str:
 
 def _half_a_head(tiny: Engine, folder: Path) -> str:
     head = tiny.heads.heads[2]
-    return replace(
-        tiny.heads, heads={2: ExitHead(head.weight[:4], head.bias, head.calibration)}
-    ).save(folder)
+    half = replace(head, weight=head.weight[:2])
+    return replace(tiny.heads, heads=tiny.heads.heads | {2: half}).save(folder)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +319,7 @@ def _half_a_head(tiny: Engine, folder: Path) -> str:
         (lambda tiny, folder: "ab" * 32, {}, "cannot be read"),
         (_nan_heads, {}, "bias holds NaN or infinity"),
         (_heads_of_another_model, {}, "were made for model revision 000000000000"),
-        (_half_a_head, {}, r"weight is \(4, 32\), expected \(32, 32\)"),
+        (_half_a_head, {}, r"weight is \(2, 64\), expected \(4, 64\)"),
         (
             lambda tiny, folder: tiny.heads.save(folder),
             {"model_revision": "11" * 32},

@@ -1,0 +1,168 @@
+"""What layers, probes and gathers cost here, measured: rebatching pays or it does not happen."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rollout.engine.heads import ExitHeads, look, token_shares
+from rollout.engine.segments import Segments
+from rollout.engine.task import ChoiceTask
+
+REPEATS = 15
+FEWEST_REPEATS, ENOUGH_S = 3, 1.0
+"""A slow model is measured at least so often, and no more after so many seconds."""
+LOOP_REPEATS = 3
+FEW, MANY = (1, 16), (8, 32)
+"""Batches (rows, tokens) between which a layer's time is taken to be linear in its tokens."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured here: milliseconds per layer and request, and a probe's cost in layers."""
+
+    layer_ms: float
+    probe_cost: float
+
+
+@dataclass(frozen=True)
+class LoopCosts:
+    """How one layer's time grows with the batch.
+
+    Attributes:
+        call_ms: Of a layer, however small the batch.
+        token_ms: Of each token of a batch (rows x padded length) on top.
+        gather_ms: Of taking rows out of a batch, however few.
+        gather_token_ms: Of each token that stays.
+    """
+
+    call_ms: float
+    token_ms: float
+    gather_ms: float
+    gather_token_ms: float
+
+    def compacting_pays(self, layers: int, tokens: int, tokens_after: int) -> bool:
+        """Whether the layers up to the next exit save more than taking the rows out costs."""
+        gain = layers * self.token_ms * (tokens - tokens_after)
+        return gain > self.gather_ms + self.gather_token_ms * tokens_after
+
+    def split(self, lengths: Sequence[int], depth: int) -> list[list[int]]:
+        """Places of rows in batches of similar length, where that saves more than a batch costs.
+
+        The cheapest division of the rows in order of length, by dynamic programming; the shortest
+        come first.
+
+        Args:
+            lengths: Tokens of each row.
+        """
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        cheapest, start = [0.0], [0]
+        for end in range(1, len(order) + 1):
+            longest = lengths[order[end - 1]]
+            cost, begin = min(
+                (cheapest[begin] + self.call_ms + self.token_ms * longest * (end - begin), begin)
+                for begin in range(end)
+            )
+            cheapest.append(cost)
+            start.append(begin)
+        parts, end = [], len(order)
+        while end:
+            parts.append(sorted(order[start[end] : end]))
+            end = start[end]
+        return parts[::-1]
+
+
+_MEASURED: weakref.WeakKeyDictionary[Segments, LoopCosts] = weakref.WeakKeyDictionary()
+
+
+def loop_costs(segments: Segments) -> LoopCosts:
+    """Measured at the first call for this model in this process."""
+    if segments not in _MEASURED:
+        _MEASURED[segments] = _measure_loop(segments)
+    return _MEASURED[segments]
+
+
+@torch.inference_mode()
+def _measure_loop(segments: Segments) -> LoopCosts:
+    few_s, many_s = (_layer_s(segments, rows, tokens) for rows, tokens in (FEW, MANY))
+    few, many = FEW[0] * FEW[1], MANY[0] * MANY[1]
+    token_s = max(many_s - few_s, 0.0) / (many - few)
+    rows, tokens = MANY
+    state = segments.start([[0] * tokens] * rows)
+
+    def gather(keep: int) -> float:
+        return min(
+            _seconds(lambda: segments.compact(state, range(keep)).hidden[0, 0, 0].item())
+            for _ in range(LOOP_REPEATS)
+        )
+
+    one_s, half_s = gather(1), gather(rows // 2)
+    gather_token_s = max(half_s - one_s, 0.0) / (tokens * (rows // 2 - 1))
+    return LoopCosts(
+        call_ms=1000 * max(few_s - few * token_s, 0.0),
+        token_ms=1000 * token_s,
+        gather_ms=1000 * one_s,
+        gather_token_ms=1000 * gather_token_s,
+    )
+
+
+def _layer_s(segments: Segments, rows: int, tokens: int) -> float:
+    layers = min(4, segments.loaded.depth)
+    state = segments.start([[0] * min(tokens, segments.loaded.context_tokens)] * rows)
+
+    def run() -> None:
+        segments.advance(state, layers).hidden[0, 0, 0].item()
+
+    run()
+    return min(_seconds(run) for _ in range(LOOP_REPEATS)) / layers
+
+
+@torch.inference_mode()
+def measure_costs(
+    segments: Segments,
+    task: ChoiceTask,
+    prompts: Sequence[list[list[int]]],
+    heads: ExitHeads,
+    repeats: int = REPEATS,
+) -> Costs:
+    """Wall-clock time of a layer and of a probe for one batch, per request.
+
+    The fastest of the repeats counts, layers and probes taking turns: what the machine does when
+    nothing else runs on it.
+    """
+    state = segments.start([branch for prompt in prompts for branch in prompt])
+    depth = segments.loaded.depth
+    middle = segments.advance(state, depth // 2)
+    tokens = middle.hidden.shape[1]
+    shares = token_shares([len(prompt[0]) for prompt in prompts], tokens, middle.hidden)
+    seen = look(heads.kind, task, middle.hidden, shares)
+    earlier = heads.ask(task, 0, seen[None], None).earlier
+
+    def probe() -> None:
+        seen = look(heads.kind, task, middle.hidden, shares)
+        asked = heads.ask(task, 0, seen[None], earlier)
+        torch.stack([asked.answer.float(), asked.log_odds]).tolist()
+
+    def layers() -> None:
+        segments.advance(state, depth).hidden[0, 0, 0].item()
+
+    times: list[tuple[float, float]] = []
+    while len(times) < repeats:
+        times.append((_seconds(layers), _seconds(probe)))
+        if len(times) >= FEWEST_REPEATS and sum(map(sum, times)) > ENOUGH_S:
+            break
+    layer_s = min(layers_s for layers_s, _ in times) / depth
+    return Costs(
+        layer_ms=1000 * layer_s / len(prompts),
+        probe_cost=min(probe_s for _, probe_s in times) / layer_s,
+    )
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
