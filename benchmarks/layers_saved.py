@@ -52,6 +52,7 @@ class Judged:
     row: Row
     full_answer: int
     answer: int
+    depth: int
     layers: float
     """Layers run and probes asked, in layers."""
     exited: bool
@@ -110,27 +111,30 @@ def _save(
     for turn in range(TURNS):
         served = list(range(turn, len(rows), TURNS))
         others = [traces[place] for place in range(len(rows)) if place % TURNS != turn]
-        policy, reason = _certified(fitted, others, segments)
+        policy, reason = certified(fitted, others, segments.loaded.revision)
         thresholds.append(policy.thresholds[0] if policy else None)
         reasons |= {reason} if reason else set()
-        judged += [_judge(rows[place], traces[place], policy) for place in served]
-    return _summary(text_set, fitted, judged, thresholds, reasons), judged
+        judged += [judge(rows[place], traces[place], policy) for place in served]
+    return summary(text_set, fitted, judged, thresholds, reasons), judged
 
 
-def _certified(
-    fitted: Calibration, certifying: Sequence[DepthTrace], segments: Segments
+def certified(
+    fitted: Calibration, certifying: Sequence[DepthTrace], model_revision: str
 ) -> tuple[ExitPolicy | None, str]:
-    """The policy that the certifying rows allow, or why there is none."""
+    """The policy that the certifying rows allow, or in words why there is none.
+
+    Thresholds are proposed by rows that certify nothing.
+    """
     needed = int(np.ceil(np.log(ALPHA) / np.log(TARGET)))
     if len(certifying) < needed:
         return None, f"{len(certifying)} rows cannot certify {TARGET:.0%} ({needed} could)"
     traces = [*fitted.proposing, *certifying]
-    layers = tuple(point.layer for point in traces[0].exits)
+    depth, layers = traces[0].depth, tuple(point.layer for point in traces[0].exits)
     proposing = np.arange(len(traces)) < len(fitted.proposing)
     choice = choose_threshold(
         *trace_arrays(traces, frozenset()),
         layers,
-        segments.loaded.depth,
+        depth,
         fitted.costs.probe_cost,
         1 - TARGET,
         ALPHA,
@@ -147,30 +151,31 @@ def _certified(
             (choice.threshold,) * len(layers),
             "",
             fitted.heads.criterion,
-            segments.loaded.revision,
-            segments.loaded.depth,
+            model_revision,
+            depth,
             probe_cost=fitted.costs.probe_cost,
         ),
         "",
     )
 
 
-def _judge(row: Row, trace: DepthTrace, policy: ExitPolicy | None) -> Judged:
+def judge(row: Row, trace: DepthTrace, policy: ExitPolicy | None) -> Judged:
     if policy is None:
-        return Judged(row, trace.full_answer, trace.full_answer, trace.depth, False)
+        return Judged(row, trace.full_answer, trace.full_answer, trace.depth, trace.depth, False)
     served = replay(trace, policy)
     layers = served.layers_run + policy.probe_cost * served.probes
-    return Judged(row, trace.full_answer, served.answer, layers, served.exit_layer is not None)
+    early = served.exit_layer is not None
+    return Judged(row, trace.full_answer, served.answer, trace.depth, layers, early)
 
 
-def _summary(
+def summary(
     text_set: TextSet,
     fitted: Calibration,
     judged: list[Judged],
     thresholds: list[float | None],
     reasons: set[str],
 ) -> dict[str, Any]:
-    depth = fitted.held_out[0].depth
+    depth = judged[0].depth
     wrong = sum(one.answer != one.full_answer for one in judged)
     lower, upper = clopper_pearson(len(judged) - wrong, len(judged), ALPHA)
     truth = [text_set.labels.index(one.row.label) for one in judged]
