@@ -19,12 +19,12 @@ from rollout.stats.betting import BETS, log_capital, log_mean
 ALPHA, FLOOR, BELOW = 0.05, 0.95, 1e-4
 RATIOS = (1, 2, 5, 10)
 GUARDED, MILDER = 0.2, 0.5
-RUNS, SAMPLES, STEP = 1_000, 4_000, 250
+RUNS, SAMPLES, STEP = 250, 4_000, 250
 
 
 def measure(quick: bool) -> Measured:
     rng = np.random.default_rng(20_240_603)
-    blocks = 2 if quick else 10
+    blocks = 4 if quick else 16
     table: list[dict[str, Any]] = []
     for ratio in RATIOS:
         found = [_promotions(rng, FLOOR - BELOW, ratio) for _ in range(blocks)]

@@ -7,7 +7,9 @@ distribution, and not the customary 0.1 or 0.25: with 10 bins and a reference of
 0.1 without any change in four windows of 100 out of ten, and in none of 1,000.
 
 The level of a look is window / mean time to false alarm, so that a false alarm comes, on average,
-no sooner than stated, in observations.
+as late as stated, in observations. The reference stands in for the unknown distribution: over many
+references the level is right to some tens of percent, with a single one it may be off by a factor
+of two; a larger reference mends that.
 
 References:
     Yurdakul and Naranjo (2020), Statistical properties of the population stability index, sec. 3
