@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rollout.engine.families import FAMILIES, Parts, take_apart
+from rollout.engine.quantization import loading_options, quantize_layers
 from rollout.values import RolloutError
 
 MAX_DIFFERENCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -31,6 +32,7 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     revision: str
+    quantization: str = "none"
 
     @cached_property
     def parts(self) -> Parts:
@@ -79,16 +81,20 @@ class LoadedModel:
         return self.model.device
 
 
-def load_model(directory: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_model(
+    directory: Path, *, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+) -> LoadedModel:
     """Load a checkpoint of a known family: safetensors only, no remote code, nothing downloaded.
 
     Args:
         directory: Folder with config.json, *.safetensors and the tokenizer.
         device: `auto` (CUDA where there is one), or a torch device.
         dtype: `auto` (float32 on CPU, bfloat16 on CUDA), or a torch dtype's name.
+        quantization: One of `QUANTIZATIONS`, of the decoder layers' weights.
 
     Raises:
         ModelRefused: no such folder, another architecture, no safetensors, a broken file.
+        QuantizationRefused: this model, device or machine cannot be quantised so.
     """
     config = _read_config(directory)
     model_type = config.get("model_type")
@@ -104,6 +110,7 @@ def load_model(directory: Path, *, device: str = "auto", dtype: str = "auto") ->
         )
     chosen_device = _device(device)
     chosen_dtype = _dtype(dtype, chosen_device)
+    options = loading_options(quantization, chosen_device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -111,6 +118,7 @@ def load_model(directory: Path, *, device: str = "auto", dtype: str = "auto") ->
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
@@ -122,8 +130,16 @@ def load_model(directory: Path, *, device: str = "auto", dtype: str = "auto") ->
         if tokenizer.eos_token_id is None:
             raise ModelRefused(f"{directory}: the tokenizer has neither a pad nor an eos token")
         tokenizer.pad_token = tokenizer.eos_token
-    model.train(False).requires_grad_(False).to(chosen_device)
-    return LoadedModel(model, tokenizer, revision_of(directory))
+    model.train(False).requires_grad_(False)
+    if not options:
+        nn.Module.to(model, chosen_device)
+    if quantization != "none" and not options:
+        quantize_layers(take_apart(model).layers, quantization)
+    revision = revision_of(directory)
+    if quantization != "none":
+        # Heads are bound to the model they were fitted to, and this is another one.
+        revision = hashlib.sha256(f"{revision} {quantization}".encode()).hexdigest()
+    return LoadedModel(model, tokenizer, revision, quantization)
 
 
 def revision_of(directory: Path) -> str:

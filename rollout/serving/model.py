@@ -23,10 +23,13 @@ def load_checked(home: Path, model: ModelSpec) -> Segments:
 
     Raises:
         ModelRefused: it cannot be loaded, or the loop does not equal its own forward.
+        QuantizationRefused: it cannot be quantised as the spec asks.
     """
     # A bar drawn with carriage returns has no place in a log or beside our own.
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    loaded = load_model(home / model.id, device=model.device, dtype=model.dtype)
+    loaded = load_model(
+        home / model.id, device=model.device, dtype=model.dtype, quantization=model.quantization
+    )
     segments = Segments(loaded)
     difference = check_exactness(segments)
     log.info(
