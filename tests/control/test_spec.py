@@ -102,7 +102,7 @@ def test_the_examples_values_are_the_defaults(path: Path) -> None:
         (
             "stale_after: 2h,",
             "safe_share: 0.3, stale_after: 2h,",
-            "rollout.yaml:14: domains.billing.evidence.safe_share: 0.3 is not a stage; stages are",
+            "rollout.yaml:15: domains.billing.evidence.safe_share: 0.3 is not a stage; stages are",
         ),
         (
             "cooldown: 24h",
