@@ -13,6 +13,7 @@ class Measured:
 
     Attributes:
         bar: Such as `<= 1.02`.
+        figure: An SVG file, kept beside the result; no part of the JSON.
     """
 
     name: str
@@ -21,9 +22,12 @@ class Measured:
     bar: str
     holds: bool
     details: dict[str, Any] = field(default_factory=dict)
+    figure: str = field(default="", repr=False)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        values = asdict(self)
+        del values["figure"]
+        return json.dumps(values, indent=2)
 
     def to_text(self) -> str:
         verdict = "holds" if self.holds else "does NOT hold"

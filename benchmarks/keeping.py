@@ -11,10 +11,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def keep(measured: Measured, title: str, command: str) -> None:
-    """Write a result as JSON and as a page."""
+    """Write a result as JSON and as a page, with its figure where it has one."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{measured.name}.json").write_text(measured.to_json() + "\n")
     (RESULTS / f"{measured.name}.md").write_text(markdown(measured, title, command))
+    if measured.figure:
+        (RESULTS / f"{measured.name}.svg").write_text(measured.figure)
 
 
 def markdown(measured: Measured, title: str, command: str) -> str:
@@ -22,6 +24,8 @@ def markdown(measured: Measured, title: str, command: str) -> str:
     verdict = "holds" if measured.holds else "does **not** hold"
     lines = [f"# {measured.name}", "", title, ""]
     lines += [f"{measured.value:g} ({measured.unit}), bar {measured.bar}: {verdict}."]
+    if measured.figure:
+        lines += ["", f"![{measured.name}]({measured.name}.svg)"]
     rest = {}
     for name, value in measured.details.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -1,8 +1,8 @@
 """`rollout analyze`: what early exit could save on past requests, before any rollout.
 
-The requests are shuffled and split. On the first part `calibrate` fits heads and leaves traces of
-rows they were not fitted on, as it would for a policy; on these the forecast's threshold is chosen.
-The second part judges: nothing was fitted or chosen on it.
+The requests are shuffled and split. On the first part `calibrate` makes a policy as it would for a
+rollout, and the forecast's threshold is chosen. The second part judges: nothing was fitted or
+chosen on it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from rollout.engine.calibration import (
-    MIN_EXAMPLES,
-    Calibration,
-    calibrate,
-    spread_exit_layers,
-    trace,
+from rollout.engine.calibration import Calibration, calibrate, spread_exit_layers, trace
+from rollout.engine.few_shot import PastRow, choose_examples, encode_row, few_shot_template
+from rollout.engine.layers import (
+    Prompt,
+    answers_by_layer,
+    batch_count,
+    fit_label_heads,
+    without_each_layer,
 )
-from rollout.engine.few_shot import Asked, choose_examples, encode_row, few_shot_template
-from rollout.engine.layers import Prompt, batch_count, lens_answers, without_each_layer
 from rollout.engine.segments import Segments
 from rollout.engine.task import BadRequest, ChoiceTask, compile_task
 from rollout.stats.analysis import DomainAnalysis, ShotAnalysis
@@ -33,12 +33,14 @@ from rollout.values import ExitPolicy, RolloutError
 TARGETS = (0.95, 0.98, 0.99)
 CALIBRATED_PART = 0.6
 """Share of the requests that heads and thresholds are made from; the rest judges."""
-MIN_REQUESTS = -(-MIN_EXAMPLES * 10 // 6)
-"""So that the calibrated part is enough for `calibrate`."""
+MIN_REQUESTS = 60
+"""Of a domain: 36 to calibrate on, 24 to judge."""
+PLACED_FOR = 0.98
+"""The target that exit layers and criterion are chosen for."""
 SKIPPED_REQUESTS = 128
 """Requests that layers are left out for: it costs half the depth in full passes of each."""
 MAX_LAYERS = 24
-"""Exit heads are fitted at every layer of a model, or at this many spread over a deeper one."""
+"""Heads are asked at every layer of a model, or at this many spread over a deeper one."""
 Progress = Callable[[str, int, int], None]
 """Told what is being done, steps done, and steps in all."""
 
@@ -48,7 +50,7 @@ def analyse(
     domain: str,
     labels: Sequence[str],
     template: str,
-    requests: Sequence[Asked],
+    requests: Sequence[PastRow],
     *,
     shots: Sequence[int] = (0,),
     never_early: frozenset[int] = frozenset(),
@@ -104,7 +106,7 @@ def _shot(
     task: ChoiceTask,
     domain: str,
     count: int,
-    requests: Sequence[Asked],
+    requests: Sequence[PastRow],
     never_early: frozenset[int],
     progress: Progress,
 ) -> ShotAnalysis:
@@ -122,16 +124,20 @@ def _shot(
         segments,
         task,
         [request.text for request, _ in encoded[:cut]],
-        exit_layers=_layers(segments.loaded.depth),
-        progress=lambda done, total: progress(f"{what}: fitting heads", done, total),
+        target=PLACED_FOR,
+        never_early=never_early,
+        progress=lambda done, total: progress(f"{what}: calibrating", done, total),
     )
-    step = _steps(progress, f"{what}: judging", 2 * batch_count(len(prompts)))
+    depth = segments.loaded.depth
+    layers = spread_exit_layers(depth, MAX_LAYERS)
+    learning = [prompt for _, prompt in encoded[:cut]]
+    steps = batch_count(len(learning)) + 2 * batch_count(len(prompts))
+    step = _steps(progress, f"{what}: judging", steps)
     traces = trace(segments, task, prompts, fitted.heads, step)
-    by_lens = lens_answers(segments, task, prompts, step)
+    heads = fit_label_heads(segments, task, learning, layers, step)
+    by_lens, by_heads = answers_by_layer(segments, task, prompts, heads, step)
     truth = np.array([_known(request.label) for request in judging])
     labelled = truth != UNLABELLED
-    layers = [point.layer for point in traces[0].exits]
-    answers = [[*(point.answer for point in one.exits), one.full_answer] for one in traces]
     policy = _policy(segments, fitted, never_early)
     return ShotAnalysis(
         shots=count,
@@ -139,18 +145,21 @@ def _shot(
         left_out=len(requests) - len(encoded),
         prompt_tokens=float(np.mean([len(prompt[0]) for prompt in prompts])),
         full_accuracy=share(by_lens[labelled, -1] == truth[labelled]) if labelled.any() else None,
-        lens=layer_curve(by_lens, range(1, segments.loaded.depth + 1), truth),
-        calibrated=layer_curve(answers, [*layers, segments.loaded.depth], truth),
+        lens=layer_curve(by_lens, range(1, depth + 1), truth),
+        calibrated=layer_curve(by_heads, [*layers, depth], truth),
         probe_cost=fitted.costs.probe_cost,
         exit_layers=policy.exit_layers,
-        forecasts=tuple(forecast(fitted.held_out, traces, policy, target) for target in TARGETS),
+        head=fitted.heads.kind,
+        criterion=fitted.heads.criterion,
+        forecasts=tuple(
+            forecast(fitted.proposing, fitted.held_out, traces, policy, target)
+            for target in TARGETS
+        ),
     )
 
 
 def _policy(segments: Segments, fitted: Calibration, never_early: frozenset[int]) -> ExitPolicy:
-    """Exits where calibration would place them."""
-    depth = segments.loaded.depth
-    layers = spread_exit_layers(depth)
+    layers = fitted.heads.layers
     return ExitPolicy(
         domain="",
         version=0,
@@ -159,18 +168,13 @@ def _policy(segments: Segments, fitted: Calibration, never_early: frozenset[int]
         heads="",
         criterion=fitted.heads.criterion,
         model_revision=segments.loaded.revision,
-        depth=depth,
+        depth=segments.loaded.depth,
         never_early=never_early,
         probe_cost=fitted.costs.probe_cost,
     )
 
 
-def _layers(depth: int) -> tuple[int, ...]:
-    count = min(MAX_LAYERS, depth - 1)
-    return tuple(sorted({round((place + 1) * depth / (count + 1)) for place in range(count)}))
-
-
-def _fitting(task: ChoiceTask, requests: Sequence[Asked]) -> Iterator[tuple[Asked, Prompt]]:
+def _fitting(task: ChoiceTask, requests: Sequence[PastRow]) -> Iterator[tuple[PastRow, Prompt]]:
     """Requests whose prompt fits the context."""
     for request in requests:
         with contextlib.suppress(BadRequest):

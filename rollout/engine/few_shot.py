@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rollout.engine.layers import Prompt, lens_answers
+from rollout.engine.layers import Prompt, answers_by_layer
 from rollout.engine.segments import Segments
 from rollout.engine.task import BadRequest, ChoiceTask
 from rollout.values import RolloutError
@@ -15,7 +15,7 @@ ANSWERED_FOR_EXAMPLES = 64
 
 
 @dataclass(frozen=True)
-class Asked:
+class PastRow:
     """A past request; `label` is the index of its right label, None where unknown."""
 
     row: int
@@ -43,8 +43,8 @@ def _literal(text: str) -> str:
 
 
 def choose_examples(
-    segments: Segments, task: ChoiceTask, requests: list[Asked], count: int
-) -> tuple[list[tuple[str, str]], list[Asked]]:
+    segments: Segments, task: ChoiceTask, requests: list[PastRow], count: int
+) -> tuple[list[tuple[str, str]], list[PastRow]]:
     """Solved examples, of different labels as far as there are, and the other requests.
 
     From the shorter half of the requests, since every prompt carries them; with the full model's
@@ -57,7 +57,8 @@ def choose_examples(
     pool = [(request, request.label) for request in short if request.label is not None]
     if len(pool) < count:
         asked = short[:ANSWERED_FOR_EXAMPLES]
-        answers = lens_answers(segments, task, [encode_row(task, request) for request in asked])
+        prompts = [encode_row(task, request) for request in asked]
+        answers, _ = answers_by_layer(segments, task, prompts)
         pool = list(zip(asked, answers[:, -1].tolist(), strict=True))
     seen: set[int] = set()
     repeats = []
@@ -72,7 +73,7 @@ def choose_examples(
     return [(request.text, task.labels[label]) for request, label in picked], rest
 
 
-def encode_row(task: ChoiceTask, request: Asked) -> Prompt:
+def encode_row(task: ChoiceTask, request: PastRow) -> Prompt:
     """`task.encode`; a refusal names the row."""
     try:
         return task.encode(request.text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,47 +10,81 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import kl_div
 
+from rollout.engine.collect import BATCH, by_length, collect
+from rollout.engine.distil import FittedHead, fit_label_head
+from rollout.engine.heads import head_scores, look, token_shares
 from rollout.engine.segments import Segments, SegmentState
 from rollout.engine.task import ChoiceTask
 from rollout.values import RolloutError
 
-BATCH = 32
+KIND = "label_head"
+"""The calibrated heads that every layer is asked with."""
 
 Prompt = list[list[int]]
 """`task.encode(text)`: the token ids, once per branch."""
 
 
 @torch.inference_mode()
-def lens_answers(
+def answers_by_layer(
     segments: Segments,
     task: ChoiceTask,
     prompts: Sequence[Prompt],
+    heads: Mapping[int, FittedHead] | None = None,
     step: Callable[[], None] = lambda: None,
-) -> NDArray[np.int64]:
-    """The best label after each layer, read by the logit lens, [prompts, depth].
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The best label after each layer, read by the logit lens and by distilled label heads.
 
-    The final norm and the label rows are applied to every layer's hidden state (nostalgebraist
-    2020, Interpreting GPT: the logit lens), as in the published experiment; the last column is the
-    model's own answer.
+    The lens applies the final norm and the label rows to every layer's hidden state (nostalgebraist
+    2020, Interpreting GPT: the logit lens), as in the published experiment.
 
     Args:
+        heads: Label heads by layer, in order.
         step: Called after each batch of `BATCH` prompts.
+
+    Returns:
+        By the lens, [prompts, depth]; by the heads, [prompts, heads + 1]. The last column of both
+        is the model's own answer.
 
     Raises:
         RolloutError: the model's scores are not finite.
     """
-    answers = np.zeros((len(prompts), segments.loaded.depth), dtype=np.int64)
-    for rows in _batches(prompts):
+    norm, depth = segments.loaded.norm, segments.loaded.depth
+    by_lens = np.zeros((len(prompts), depth), dtype=np.int64)
+    by_heads = np.zeros((len(prompts), len(heads or {}) + 1), dtype=np.int64)
+    for rows in by_length(prompts):
         state = _start(segments, prompts, rows)
-        columns = []
-        for layer in range(1, segments.loaded.depth + 1):
+        lengths = [len(prompts[row][0]) for row in rows]
+        shares = token_shares(lengths, state.hidden.shape[1], state.hidden)
+        lens, asked = [], []
+        for layer in range(1, depth + 1):
             state = segments.advance(state, layer)
-            scores = task.scores(segments.loaded.norm(state.last_hidden))
-            columns.append(scores.argmax(-1))
+            scores = task.scores(norm(state.last_hidden))
+            lens.append(scores.argmax(-1))
+            if heads and layer in heads:
+                head = heads[layer]
+                seen = look(KIND, task, state.hidden, shares)[None]
+                said = head_scores(KIND, task, head.weight[None], head.bias[None], seen)[0]
+                asked.append(said.argmax(-1))
         _check_finite(scores)
-        answers[rows] = torch.stack(columns, dim=-1).cpu().numpy()
+        by_lens[rows] = torch.stack(lens, dim=-1).cpu().numpy()
+        by_heads[rows] = torch.stack([*asked, lens[-1]], dim=-1).cpu().numpy()
         step()
-    return answers
+    return by_lens, by_heads
+
+
+def fit_label_heads(
+    segments: Segments,
+    task: ChoiceTask,
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    step: Callable[[], None] = lambda: None,
+) -> dict[int, FittedHead]:
+    """A label head per layer, distilled to the full model's answers to these prompts."""
+    collected = collect(segments, task, prompts, layers, step)
+    return {
+        layer: fit_label_head(task, collected.seen(KIND, layer), collected.scores)
+        for layer in layers
+    }
 
 
 @torch.inference_mode()
@@ -74,7 +108,7 @@ def without_each_layer(
     depth = segments.loaded.depth
     agrees = np.zeros((len(prompts), depth), dtype=bool)
     divergence = np.zeros((len(prompts), depth))
-    for rows in _batches(prompts):
+    for rows in by_length(prompts):
         before = [_start(segments, prompts, rows)]
         for layer in range(1, depth + 1):
             before.append(segments.advance(before[-1], layer))
@@ -93,13 +127,6 @@ def without_each_layer(
 
 def batch_count(prompts: int) -> int:
     return -(-prompts // BATCH)
-
-
-def _batches(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Row numbers, prompts of like length together: less padding."""
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row][0]))
-    for start in range(0, len(order), BATCH):
-        yield order[start : start + BATCH]
 
 
 def _start(segments: Segments, prompts: Sequence[Prompt], rows: Sequence[int]) -> SegmentState:

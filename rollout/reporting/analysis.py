@@ -64,9 +64,10 @@ def analysis_json(analyses: Sequence[DomainAnalysis], about: About) -> dict[str,
 
 def analysis_page(analyses: Sequence[DomainAnalysis], about: About) -> str:
     """The page, whole in itself: no script, nothing fetched."""
+    compared = len(analyses) > 1
     drawn = {
-        "savings": charts.savings_chart(analyses, "Net saving by domain"),
-        "map": charts.importance_map(analyses, "Layers left out, by domain"),
+        "savings": charts.savings_chart(analyses, "Net saving by domain") if compared else None,
+        "map": charts.importance_map(analyses, "Layers left out, by domain") if compared else None,
         "curves": {
             f"{place}{one.domain}": charts.curves_chart(
                 shot, f"{one.domain}, {shot.shots}-shot: agreement by layer"

@@ -10,13 +10,15 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from rollout.reporting.page import STYLE
 
 INK, MUTED, RULE = "#0a0b01", "#0a0b02", "#0a0b03"
 ACCENT, GOOD, BAD = "#0a0b04", "#0a0b05", "#0a0b06"
@@ -33,6 +35,9 @@ SHAPES = {"wide": (6.3, 2.5), "narrow": (3.6, 2.4)}
 
 LEFT, RIGHT, TOP, BOTTOM = 0.46, 0.06, 0.08, 0.26
 """Margins in inches: room for 100 % on the left and a line of text below."""
+
+GAP, TITLE = 16.0, 30.0
+"""Between the charts of one file, and for the title above each, in points."""
 
 # matplotlib keeps its settings and font cache in one place for the whole process.
 _DRAWING = threading.Lock()
@@ -114,3 +119,32 @@ def _as_attributes(style: re.Match[str]) -> str:
 def empty_chart(title: str, why: str) -> Markup:
     """The place of a chart that has nothing to show, in words."""
     return Markup('<p class="nothing" aria-label="{}">{}.</p>').format(title, why)
+
+
+def picture(charts: Sequence[tuple[str, Markup]], columns: int = 1) -> str:
+    """An SVG file of charts' wide shapes under their titles, light or dark as the viewer is."""
+    parts, height = [], GAP
+    step = 72 * SHAPES["wide"][0] + GAP
+    for first in range(0, len(charts), columns):
+        tallest = 0.0
+        for column, (title, chart) in enumerate(charts[first : first + columns]):
+            svg = re.search(r'<svg class="chart wide"(.*?)viewBox="0 0 ([\d.]+) ([\d.]+)"', chart)
+            if svg is None:
+                raise ValueError(f"{title}: not a chart of draw_chart")
+            end = chart.index("</svg>", svg.end()) + len("</svg>")
+            x = GAP + column * step
+            parts.append(
+                f'<text x="{x:g}" y="{height + TITLE - 8:g}" fill="var(--ink)" font-size="13" '
+                f'font-weight="600">{escape(title)}</text>'
+                f'<svg x="{x:g}" y="{height + TITLE:g}" width="{svg[2]}" height="{svg[3]}"{svg[1]}'
+                f'viewBox="0 0 {svg[2]} {svg[3]}"{chart[svg.end() : end]}'
+            )
+            tallest = max(tallest, float(svg[3]))
+        height += TITLE + tallest + GAP
+    width = GAP + columns * step
+    colours = STYLE[: STYLE.index("*, *::before")]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'font-family="Helvetica, Arial, sans-serif"><style>{colours}</style>'
+        f'<rect width="100%" height="100%" fill="var(--paper)"/>{"".join(parts)}</svg>\n'
+    )

@@ -19,9 +19,9 @@ class ShotAnalysis:
         prompt_tokens: Mean length of the prompt.
         full_accuracy: Of the full model, over the labelled ones; None where there are none.
         lens: Answers read by the logit lens, at every layer.
-        calibrated: Answers of the calibrated heads, at their layers.
-        probe_cost: Of one calibrated head, in layers, as measured here.
-        exit_layers: Where the forecast policy's exits are.
+        calibrated: Answers of label heads distilled to the full model's, at their layers.
+        probe_cost: Of one exit of the forecast policy, in layers, as measured here.
+        exit_layers, head, criterion: The forecast policy's, as calibration chose them.
     """
 
     shots: int
@@ -33,6 +33,8 @@ class ShotAnalysis:
     calibrated: LayerCurve
     probe_cost: float
     exit_layers: tuple[int, ...]
+    head: str
+    criterion: str
     forecasts: tuple[Forecast, ...]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from rollout.stats.intervals import clopper_pearson
 from rollout.stats.thresholds import choose_threshold, propose_thresholds
 from rollout.stats.traces import trace_arrays
-from rollout.values import DepthTrace, ExitPolicy, replay
+from rollout.values import DepthTrace, ExitPolicy
 
 ALPHA = 0.05
 """Every interval holds with 95 % confidence."""
@@ -41,7 +41,7 @@ class Forecast:
     Attributes:
         target: Agreement with full depth that was asked for, over all requests.
         threshold: Confidence from which an exit is taken; None where no threshold that reached the
-            target saved anything: full depth is right.
+            target saved anything where it was chosen: full depth is right.
         agreement: With full depth, over all requests of the judging part.
         exit_share: Share of them answered early.
         mean_layers: Mean layers run for an answer, probes not counted.
@@ -103,78 +103,105 @@ def bounded_mean(values: ArrayLike, lowest: float, highest: float) -> Estimate:
 
 
 def forecast(
-    choosing: Sequence[DepthTrace],
+    proposing: Sequence[DepthTrace],
+    certifying: Sequence[DepthTrace],
     judging: Sequence[DepthTrace],
     policy: ExitPolicy,
     target: float,
 ) -> Forecast:
-    """Choose the threshold that saves most at the target on one part; judge it on the other.
+    """Choose the threshold that saves most at the target on two parts; judge it on the third.
 
-    On the choosing part the agreement seen must reach the target; whether it holds is what the
-    judging part says.
+    Where it is chosen, the expected disagreement is the larger of what is seen and what the
+    confidences predict: few rows that happen to hold no mismatch do not make a threshold safe.
+    Whether the target holds is what the judging part says.
 
     Args:
-        choosing, judging: Traces of independent requests on which nothing was fitted.
-        policy: Exit layers, bars, depth and probe cost; its thresholds are replaced.
+        proposing: Traces that also propose a certificate's candidates, and certify nothing.
+        certifying: Traces that certify; empty where there are too few.
+        judging: Traces of independent requests on which nothing was fitted or chosen.
+        policy: Exit layers (those of the traces), bars, depth and probe cost; its thresholds are
+            replaced.
         target: In (0, 1).
 
     Raises:
-        ValueError: a part is empty, or a target outside (0, 1).
+        ValueError: nothing to choose or to judge on, or a target outside (0, 1).
     """
+    choosing = [*proposing, *certifying]
     if not choosing or not judging:
         raise ValueError(f"{len(choosing)} traces to choose on, {len(judging)} to judge on")
     if not 0.0 < target < 1.0:
         raise ValueError(f"target {target} must lie strictly between 0 and 1")
-    chosen = [_only(trace, policy.exit_layers) for trace in choosing]
-    confidence, agrees, allowed = trace_arrays(chosen, policy.never_early)
+    chosen, judged = (_Traces.of(part, policy) for part in (choosing, judging))
+    limit = round(1 - target, 12)
     best, best_saving = None, 0.0
-    for threshold in propose_thresholds(np.where(allowed, confidence, np.nan), THRESHOLDS):
-        savings, right, _, _ = _replayed(chosen, policy, threshold)
-        if right.mean() >= target and savings.mean() > best_saving:
-            best, best_saving = threshold, float(savings.mean())
-    certified = choose_threshold(
-        confidence,
-        agrees,
-        allowed,
-        policy.exit_layers,
-        policy.depth,
-        policy.probe_cost,
-        round(1 - target, 12),
-        ALPHA,
-    )
+    for threshold in propose_thresholds(chosen.usable, THRESHOLDS):
+        walked = chosen.walk(threshold)
+        if walked.risk <= limit and walked.savings.mean() > best_saving:
+            best, best_saving = threshold, float(walked.savings.mean())
     certified_saving = None
-    if certified is not None:
-        certified_saving = float(_replayed(judging, policy, certified.threshold)[0].mean())
+    if certifying:
+        certified = choose_threshold(
+            *trace_arrays(choosing, policy.never_early),
+            policy.exit_layers,
+            policy.depth,
+            policy.probe_cost,
+            limit,
+            ALPHA,
+            choose_on=np.arange(len(choosing)) < len(proposing),
+        )
+        if certified is not None:
+            certified_saving = float(judged.walk(certified.threshold).savings.mean())
     if best is None:
-        sure = Estimate(1.0, 1.0, 1.0)
-        nothing = Estimate(0.0, 0.0, 0.0)
+        sure, nothing = Estimate(1.0, 1.0, 1.0), Estimate(0.0, 0.0, 0.0)
         return Forecast(target, None, sure, 0.0, float(policy.depth), nothing, certified_saving)
-    savings, right, early, layers = _replayed(judging, policy, best)
+    walked = judged.walk(best)
     highest = 1 - (policy.exit_layers[0] + policy.probe_cost) / policy.depth
     lowest = -policy.probe_cost * len(policy.exit_layers) / policy.depth
     return Forecast(
         target,
         best,
-        share(right),
-        float(early.mean()),
-        float(layers.mean()),
-        bounded_mean(savings, lowest, highest),
+        share(walked.agrees),
+        float(walked.early.mean()),
+        float(walked.layers.mean()),
+        bounded_mean(walked.savings, lowest, highest),
         certified_saving,
     )
 
 
-def _replayed(
-    traces: Sequence[DepthTrace], policy: ExitPolicy, threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    """Net saving, agreement, whether early, and layers run, each [traces]."""
-    at = replace(policy, thresholds=(threshold,) * len(policy.exit_layers))
-    results = [replay(trace, at) for trace in traces]
-    layers = np.array([result.layers_run for result in results])
-    probes = np.array([result.probes for result in results])
-    savings = 1 - (layers + policy.probe_cost * probes) / policy.depth
-    right = np.array([result.agrees for result in results])
-    return savings, right, np.array([result.exit_layer is not None for result in results]), layers
+@dataclass(frozen=True)
+class _Walked:
+    """What one threshold does, [rows] each; `risk` is the expected share answered differently."""
+
+    savings: NDArray[np.float64]
+    agrees: NDArray[np.bool_]
+    early: NDArray[np.bool_]
+    layers: NDArray[np.int64]
+    risk: float
 
 
-def _only(trace: DepthTrace, layers: Sequence[int]) -> DepthTrace:
-    return replace(trace, exits=tuple(point for point in trace.exits if point.layer in layers))
+@dataclass(frozen=True)
+class _Traces:
+    """Confidences, NaN where an exit may not be taken, and agreement, [rows, exits] each."""
+
+    usable: NDArray[np.float64]
+    agrees: NDArray[np.bool_]
+    policy: ExitPolicy
+
+    @classmethod
+    def of(cls, traces: Sequence[DepthTrace], policy: ExitPolicy) -> _Traces:
+        confidence, agrees, allowed = trace_arrays(traces, policy.never_early)
+        return cls(np.where(allowed, confidence, np.nan), agrees, policy)
+
+    def walk(self, threshold: float) -> _Walked:
+        """`rollout.values.replay` of every trace at one threshold for all exits."""
+        policy, exits = self.policy, self.usable.shape[1]
+        takes = self.usable >= threshold
+        early = np.asarray(takes.any(axis=1))
+        first = np.where(early, takes.argmax(axis=1), exits)
+        layers = np.array([*policy.exit_layers, policy.depth])[first]
+        probes = np.minimum(first + 1, exits)
+        rows, asked = np.arange(len(early)), np.minimum(first, exits - 1)
+        agrees = ~early | self.agrees[rows, asked]
+        doubt = float(np.where(early, 1 - self.usable[rows, asked], 0.0).mean())
+        savings = 1 - (layers + policy.probe_cost * probes) / policy.depth
+        return _Walked(savings, agrees, early, layers, max(float((~agrees).mean()), doubt))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.engine.few_shot import Asked, choose_examples, encode_row, few_shot_template
+from rollout.engine.few_shot import PastRow, choose_examples, encode_row, few_shot_template
 from rollout.engine.full_depth import full_depth_answer
 from rollout.engine.loading import LoadedModel
 from rollout.engine.segments import Segments
@@ -50,9 +50,9 @@ def test_a_few_shot_template_compiles_with_the_same_label_tokens(loaded: LoadedM
     assert few.encode("my invoice")[0][-len(question) :] == question
 
 
-def asked(texts: list[str], labels: list[int | None]) -> list[Asked]:
+def asked(texts: list[str], labels: list[int | None]) -> list[PastRow]:
     return [
-        Asked(row, text, label)
+        PastRow(row, text, label)
         for row, (text, label) in enumerate(zip(texts, labels, strict=True), start=1)
     ]
 
@@ -92,4 +92,4 @@ def test_without_labels_the_full_model_solves_the_examples(
 
 def test_a_request_that_is_too_long_is_named_by_its_row(task: ChoiceTask) -> None:
     with pytest.raises(RolloutError, match="row 17: the prompt has"):
-        encode_row(task, Asked(17, "refund " * 100, None))
+        encode_row(task, PastRow(17, "refund " * 100, None))

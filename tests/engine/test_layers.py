@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from rollout.engine.calibration import calibrate, trace
+from rollout.engine.distil import FittedHead
 from rollout.engine.full_depth import full_depth_answer
-from rollout.engine.layers import lens_answers, without_each_layer
+from rollout.engine.layers import answers_by_layer, fit_label_heads, without_each_layer
 from rollout.engine.loading import LoadedModel
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask, compile_task
@@ -41,7 +43,7 @@ def test_the_last_column_is_the_model_s_own_answer(
     segments: Segments, task: ChoiceTask, texts: list[str]
 ) -> None:
     prompts = [task.encode(text) for text in texts[:ROWS]]
-    found = lens_answers(segments, task, prompts)
+    found, _ = answers_by_layer(segments, task, prompts)
     assert found.shape == (ROWS, 6)
     assert found[:, -1].tolist() == [full_depth_answer(task, prompt) for prompt in prompts]
 
@@ -50,9 +52,36 @@ def test_the_last_column_is_the_model_s_own_answer(
 def test_the_lens_answers_as_a_model_that_ends_at_that_layer(
     segments: Segments, task: ChoiceTask, texts: list[str], loaded: LoadedModel, layer: int
 ) -> None:
-    found = lens_answers(segments, task, [task.encode(text) for text in texts[:ROWS]])
+    found, _ = answers_by_layer(segments, task, [task.encode(text) for text in texts[:ROWS]])
     shallow = [int(scores_with(loaded, range(layer), text).argmax()) for text in texts[:6]]
     assert found[:6, layer - 1].tolist() == shallow
+
+
+def test_label_heads_answer_as_the_exits_of_a_policy_do(
+    segments: Segments, task: ChoiceTask, texts: list[str]
+) -> None:
+    served = calibrate(segments, task, texts[:100], exit_layers=(2, 4), head="label_head").heads
+    heads = {
+        layer: FittedHead(head.weight, head.bias, head.weight, head.bias)
+        for layer, head in served.heads.items()
+    }
+    prompts = [task.encode(text) for text in texts[100 : 100 + ROWS]]
+    _, found = answers_by_layer(segments, task, prompts, heads)
+    traces = trace(segments, task, prompts, served)
+    assert found[:, 0].tolist() == [one.exits[0].answer for one in traces]
+    assert found[:, 1].tolist() == [one.exits[1].answer for one in traces]
+    assert found[:, 2].tolist() == [one.full_answer for one in traces]
+
+
+def test_label_heads_know_the_full_answer_better_than_the_lens_where_they_learned(
+    segments: Segments, task: ChoiceTask, texts: list[str]
+) -> None:
+    prompts = [task.encode(text) for text in texts[:200]]
+    heads = fit_label_heads(segments, task, prompts, (1, 2, 3))
+    by_lens, by_heads = answers_by_layer(segments, task, prompts, heads)
+    lens = (by_lens[:, :3] == by_lens[:, -1:]).mean(axis=0)
+    calibrated = (by_heads[:, :3] == by_heads[:, -1:]).mean(axis=0)
+    assert (calibrated > lens).all()
 
 
 @pytest.mark.parametrize("layer", [1, 4, 6])
@@ -96,7 +125,7 @@ def test_labels_of_several_tokens_are_answered_layer_by_layer_too(
     task = compile_task(loaded, ("refund my plan", "cancel my plan", "payment"), TEMPLATE)
     assert task.rows_per_request > 1
     prompts = [task.encode(text) for text in texts[:ROWS]]
-    found = lens_answers(segments, task, prompts)
+    found, _ = answers_by_layer(segments, task, prompts)
     assert found[:, -1].tolist() == [full_depth_answer(task, prompt) for prompt in prompts]
     assert without_each_layer(segments, task, prompts)[0].shape == (ROWS, 6)
 
@@ -107,6 +136,6 @@ def test_scores_that_are_not_finite_are_refused(loaded: LoadedModel, texts: list
     broken = LoadedModel(model, loaded.tokenizer, "")
     task = compile_task(broken, LABELS, TEMPLATE)
     prompts = [task.encode(text) for text in texts[:4]]
-    for run in (lens_answers, without_each_layer):
+    for run in (answers_by_layer, without_each_layer):
         with pytest.raises(RolloutError, match="not finite"):
             run(Segments(broken), task, prompts)
