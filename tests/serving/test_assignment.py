@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,24 +14,34 @@ from scipy.stats import chisquare, kstest
 
 from rollout.serving.assignment import ARM_SALT, SHADOW_SALT, arm_of, is_shadowed, share
 
-# First 53 bits of SHA-256 over the parts joined by NUL, over 2^53. Check with:
-# printf 'arm\0billing\0customer-1' | sha256sum
-VECTORS = [
-    ("arm", "billing", "customer-1", 0.019750577758663734),
-    ("arm", "billing", "customer-2", 0.7792488556188025),
-    ("shadow", "billing", "customer-1", 0.4538297776329986),
-    ("arm", "claims", "customer-1", 0.10139383874219576),
-    ("arm", "billing", "顧客-1", 0.5553622737094109),
-    ("arm", "billing", "", 0.36785230231254706),
-]
+VECTORS = json.loads(
+    (Path(__file__).parents[2] / "docs" / "assignment-vectors.json").read_text("utf-8")
+)
+"""Published, for other implementations; docs/assignment.md says how to check one by hand."""
 
 weights = st.floats(0, 1)
 keys = st.text()
 
 
-@pytest.mark.parametrize(("salt", "domain", "key", "expected"), VECTORS)
-def test_the_published_vectors_hold(salt: str, domain: str, key: str, expected: float) -> None:
-    assert share(salt, domain, key) == expected
+@pytest.mark.parametrize("vector", VECTORS["shares"])
+def test_the_published_shares_hold(vector: dict[str, Any]) -> None:
+    assert share(vector["salt"], vector["domain"], vector["key"]) == vector["share"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["arms"])
+def test_the_published_arms_hold(vector: dict[str, Any]) -> None:
+    for weight, arm in vector["arms"].items():
+        assert arm_of(vector["domain"], vector["key"], float(weight)) == arm
+
+
+@pytest.mark.parametrize("vector", VECTORS["shadows"])
+def test_the_published_shadows_hold(vector: dict[str, Any]) -> None:
+    for rate, shadowed in vector["shadowed"].items():
+        assert is_shadowed(vector["domain"], vector["request_id"], float(rate)) == shadowed
+
+
+def test_the_share_that_the_documentation_works_out_by_hand_is_the_first_vector() -> None:
+    assert (0x050E5FB58CF1E7B3 >> 11) / 2**53 == VECTORS["shares"][0]["share"]
 
 
 @given(keys, keys)
