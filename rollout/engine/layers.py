@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div
 
 from rollout.engine.collect import BATCH, by_length, collect
 from rollout.engine.distil import FittedHead, fit_label_head
-from rollout.engine.heads import head_scores, look, token_shares
+from rollout.engine.heads import head_scores
 from rollout.engine.segments import Segments, SegmentState
 from rollout.engine.task import ChoiceTask
 from rollout.values import RolloutError
@@ -48,26 +48,24 @@ def answers_by_layer(
     Raises:
         RolloutError: the model's scores are not finite.
     """
-    norm, depth = segments.loaded.norm, segments.loaded.depth
+    depth = segments.loaded.depth
     by_lens = np.zeros((len(prompts), depth), dtype=np.int64)
     by_heads = np.zeros((len(prompts), len(heads or {}) + 1), dtype=np.int64)
     for rows in by_length(prompts):
-        state = _start(segments, prompts, rows)
-        lengths = [len(prompts[row][0]) for row in rows]
-        shares = token_shares(lengths, state.hidden.shape[1], state.hidden)
-        lens, asked = [], []
-        for layer in range(1, depth + 1):
-            state = segments.advance(state, layer)
-            scores = task.scores(norm(state.last_hidden))
-            lens.append(scores.argmax(-1))
-            if heads and layer in heads:
-                head = heads[layer]
-                seen = look(KIND, task, state.hidden, shares)[None]
-                said = head_scores(KIND, task, head.weight[None], head.bias[None], seen)[0]
-                asked.append(said.argmax(-1))
-        _check_finite(scores)
-        by_lens[rows] = torch.stack(lens, dim=-1).cpu().numpy()
-        by_heads[rows] = torch.stack([*asked, lens[-1]], dim=-1).cpu().numpy()
+        part = collect(segments, task, [prompts[row] for row in rows], range(1, depth))
+        _check_finite(part.scores)
+        lens = [
+            task.scores(segments.loaded.norm(part.last[layer].flatten(0, 1)))
+            for layer in range(1, depth)
+        ]
+        asked = [
+            head_scores(
+                KIND, task, head.weight[None], head.bias[None], part.seen(KIND, layer)[None]
+            )[0]
+            for layer, head in (heads or {}).items()
+        ]
+        by_lens[rows] = _best([*lens, part.scores])
+        by_heads[rows] = _best([*asked, part.scores])
         step()
     return by_lens, by_heads
 
@@ -123,6 +121,12 @@ def without_each_layer(
             divergence[rows, index] = moved.double().cpu().numpy()
         step()
     return agrees, divergence
+
+
+def _best(scores: Sequence[torch.Tensor]) -> NDArray[np.int64]:
+    """The best label, [rows, layers], of scores [rows, labels] at each layer."""
+    best: NDArray[np.int64] = torch.stack(list(scores), dim=1).argmax(-1).cpu().numpy()
+    return best
 
 
 def batch_count(prompts: int) -> int:
