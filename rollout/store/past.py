@@ -46,7 +46,7 @@ class PastRequest:
 
 @dataclass(frozen=True)
 class PastRow:
-    """A row of the ledger that is no hold.
+    """A row of the ledger, of a move or of something done.
 
     Attributes:
         before: Share of traffic before, where it is known.
@@ -79,7 +79,7 @@ class Past:
         share: Of traffic at the start.
         policy_version: At the start.
         between_ticks: As the ledger has it.
-        rows: All that was decided or done since, holds left out.
+        rows: All that was decided or done since, plain holds left out.
     """
 
     start: datetime
@@ -110,7 +110,9 @@ def load_past(session: Session, domain: str, since: datetime | None, now: dateti
             share, version = after or 0.0, row.policy_version
             continue
         known.append(row)
-        if row.action != HOLD:
+        # A hold under another policy tells that it went live, whoever did that.
+        moved = row.policy_version != (kept[-1].policy_version if kept else version)
+        if row.action != HOLD or moved:
             on = row.evidence.get("on") if row.action == "kill_switch" else None
             kept.append(
                 PastRow(
