@@ -1,6 +1,6 @@
 """A small Llama that writes text: trained once in a few minutes, then kept outside the repository.
 
-It learns both ways between a customer's sentence and its intent, on business texts, so that it
+It learns both ways between a customer's sentence and its intent, on banking77, so that it
 continues prompts by whole sentences as well as by short answers. Training adds the loss of one
 earlier layer a step, read by the model's own head (LayerSkip, Elhoushi et al. 2024, section 4.1.2):
 the logit lens and `assistant_early_exit` work on such a model as their authors mean them to.
@@ -19,16 +19,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks.reference.sets import read_set
 
 FOLDER = Path.home() / ".cache" / "early-exit-rollout" / "text-model"
-SETS = ("banking77", "clinc150")
+SET = "banking77"
 VOCABULARY = 1024
 DEPTH = 8
 END, PAD = 1, 0
-BATCH, LENGTH = 32, 96
+BATCH, LENGTH = 16, 64
 EARLY_WEIGHT = 0.5
 
 
-def text_model(*, steps: int = 450, seed: int = 0) -> Path:
-    """The model's folder; trained now where it is absent (about 5 minutes on two free cores).
+def text_model(*, steps: int = 600, seed: int = 0) -> Path:
+    """The model's folder; trained now where it is absent (about 5 minutes on one free core).
 
     Raises:
         RolloutError: the folder of the business texts is absent.
@@ -43,12 +43,11 @@ def text_model(*, steps: int = 450, seed: int = 0) -> Path:
 def lines(*, held_out: bool) -> list[tuple[str, str]]:
     """(prompt, continuation) pairs, both ways, in a fixed random order."""
     pairs = []
-    for name in SETS:
-        texts = read_set(name)
-        for row in texts.held_out if held_out else texts.train:
-            intent = row.label.replace("_", " ")
-            pairs.append((f"intent: {intent}\ncustomer:", f" {row.text}"))
-            pairs.append((f"customer: {row.text}\nintent:", f" {intent}"))
+    texts = read_set(SET)
+    for row in texts.held_out if held_out else texts.train:
+        intent = row.label.replace("_", " ")
+        pairs.append((f"intent: {intent}\ncustomer:", f" {row.text}"))
+        pairs.append((f"customer: {row.text}\nintent:", f" {intent}"))
     random.Random(0).shuffle(pairs)
     return pairs
 
@@ -56,6 +55,7 @@ def lines(*, held_out: bool) -> list[tuple[str, str]]:
 def train(folder: Path, *, steps: int, seed: int) -> None:
     """Train on packed lines and write the checkpoint."""
     torch.manual_seed(seed)
+    torch.set_num_threads(1)
     texts = [prompt + answer for prompt, answer in lines(held_out=False)]
     tokenizer = _tokenizer(texts)
     tokenizer.save_pretrained(folder)
@@ -93,7 +93,7 @@ def train(folder: Path, *, steps: int, seed: int) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        if step % 50 == 0 or step == steps - 1:
+        if step % 25 == 0 or step == steps - 1:
             seconds = time.monotonic() - started
             print(
                 f"text model: step {step + 1}/{steps}, loss {loss:.2f}, {seconds:.0f} s", flush=True

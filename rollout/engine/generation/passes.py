@@ -33,6 +33,7 @@ class Work:
         prompt_layers: Token-layers of the rest of the prompt.
         filled_layers: Token-layers of which only keys and values were computed.
         layer_calls: Layer calls that the request took part in, whatever the number of tokens.
+        fill_calls: The same, where only keys and values were computed.
         probes: Exit heads asked.
         full_heads: Positions at which the full model's head was asked.
         shadow_layers: Token-layers run after the answer, for its comparison only.
@@ -42,6 +43,7 @@ class Work:
     prompt_layers: int = 0
     filled_layers: int = 0
     layer_calls: int = 0
+    fill_calls: int = 0
     probes: int = 0
     full_heads: int = 0
     shadow_layers: int = 0
@@ -149,10 +151,13 @@ class Passes:
         """Embedding, masks and rotary angles of a window; the next segment often asks the same."""
         key = (tuple(rows), first, end)
         if self._begun is None or self._begun[0] != key:
-            starts = torch.tensor([self.lanes.starts[row] for row in rows])[:, None]
-            columns = torch.arange(end)
-            mask = None if not starts.any() else (columns >= starts).to(self.lanes.device)
-            positions = (columns[first:] - starts).clamp(min=0).to(self.lanes.device)
+            device, mask = self.lanes.device, None
+            positions = torch.arange(first, end, device=device)[None]
+            # Without padding no mask is given: attention then takes its fastest way.
+            if any(self.lanes.starts[row] for row in rows):
+                starts = torch.tensor([[self.lanes.starts[row]] for row in rows], device=device)
+                mask = torch.arange(end, device=device) >= starts
+                positions = (positions - starts).clamp(min=0)
             tokens = self.lanes.read("tokens", 0)
             self._begun = key, self.segments.record(tokens, mask, positions, self.lanes)
         return self._begun[1]
@@ -179,9 +184,10 @@ class Passes:
         layers = self.layers[segment][1] - self.layers[segment][0]
         prompt = max(0, min(end, self._answer(row) - 1) - first)
         answer = end - first - prompt
-        work.layer_calls += layers
         if fill:
+            work.fill_calls += layers
             work.filled_layers += answer * layers
         else:
+            work.layer_calls += layers
             work.prompt_layers += prompt * layers
             work.layers_run += answer * layers
