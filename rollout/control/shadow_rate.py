@@ -57,9 +57,13 @@ def _wanted(
     # Before the evidence is stale: where few requests come, the rate of calm times would blind.
     age = now - max(monitor.last_comparison_at or state.stage_since, state.stage_since)
     if evidence.oldest_unseen is not None and age >= spec.evidence.stale_after / 2:
-        return shadow.max, f"no comparison for {span(age)}"
+        late = age >= spec.evidence.stale_after * 0.75
+        return shadow.max if late else shadow.rate, f"no comparison for {span(age)}"
     if monitor.promotion.count < spec.min_evidence or not certificate(spec, state).enough:
         return shadow.rate, "evidence is thin"
+    if monitor.guards:
+        # Few comparisons are of a guarded label: at the lowest rate its detector would see nothing.
+        return shadow.rate, "all is calm, labels are guarded"
     return shadow.min, "all is calm"
 
 

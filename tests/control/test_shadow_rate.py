@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rollout.control.decide import decide
 from rollout.control.decision import Evidence, Signal
 from rollout.control.shadow_rate import shadow_rate
-from rollout.control.state import DomainState
+from rollout.control.state import DomainState, Monitor
 from tests.control.examples import HOUR, MINUTE, MONDAY, QUIET, at_stage, billing, seeing
 from tests.control.examples import comparisons as compared
 from tests.control.test_decide import evidences, states
@@ -64,6 +64,24 @@ def test_it_stays_within_its_share_of_what_is_saved() -> None:
     # Watching never ends, whatever it costs.
     dearest = replace(calm(), saved_layers=1.0, shadow_layers=1e9)
     assert shadow_rate(spec, dearest, MOVED, LATER)[0] == spec.shadow.min
+
+
+def test_it_rises_before_the_evidence_is_stale_where_requests_come() -> None:
+    """Few requests at the rate of calm times would leave the domain blind."""
+    state, unseen = replace(calm(), shadow_rate=0.02), Evidence(oldest_unseen=LATER + MINUTE)
+    rates = [
+        shadow_rate(SPEC, state, evidence, LATER + minutes * MINUTE)[0]
+        for evidence in (unseen, QUIET)
+        for minutes in (59, 60, 90)
+    ]
+    assert rates == [0.02, 0.1, 0.8, 0.02, 0.02, 0.02]
+
+
+def test_with_guarded_labels_it_does_not_fall_below_the_specs_rate() -> None:
+    spec = billing(shadow={"rate": 0.1, "min": 0.02}, guards={"refund": 0.9})
+    state = replace(calm(), monitor=replace(calm().monitor, guards=Monitor.start(spec).guards))
+    rate, reason = shadow_rate(spec, state, QUIET, LATER)
+    assert (rate, reason) == (0.1, "all is calm, labels are guarded")
 
 
 def test_a_fixed_rate_stays_fixed() -> None:
