@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from rollout.cli.shell import Json, err, now, print_json, print_rows, say, settings
+from rollout.cli.shell import Json, checked_store, err, now, print_json, print_rows, say, settings
 from rollout.control.facts import percent
 from rollout.control.schema import Spec
 from rollout.control.spec import load_spec
 from rollout.simulation.many import processes
 from rollout.simulation.page import studies_page
+from rollout.simulation.past_study import PastStudy, past_study
+from rollout.simulation.rerun import counts
 from rollout.simulation.scenario import Scenario, load_scenario, load_shipped, shipped
 from rollout.simulation.study import Study, study
 from rollout.simulation.summary import Summary
@@ -33,6 +35,9 @@ COLUMNS = (
     "wrong answers",
     "x oracle",
 )
+
+MOVES = ("promote", "tighten", "loosen", "narrow", "roll_back")
+PAST_COLUMNS = ("domain", "", "mean share", *MOVES)
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +66,9 @@ def simulate(
     ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Futures a scenario.")] = 100,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same, the same futures.")] = 0,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Against the stored past, in place of scenarios.")
+    ] = False,
     folder: Annotated[
         Path | None,
         typer.Option("--out", help="Folder of the page. Default: var/.", show_default=False),
@@ -76,11 +84,15 @@ def simulate(
     """
     path = spec or settings().spec_path
     loaded = load_spec(path)
-    chosen = [_scenario(name) for name in [*(scenario or []), *(more or [])] or shipped()]
     domains = _domains(loaded, domain)
+    names = [*(scenario or []), *(more or [])]
+    if replay and names:
+        raise RolloutError("--replay runs over the stored past: leave the scenarios out")
+    pasts = _pasts(loaded, domains) if replay else []
+    chosen = [] if replay else [_scenario(name) for name in names or shipped()]
     studies = _studies(loaded, domains, chosen, range(seed, seed + runs))
     page = (folder or settings().var) / "simulation.html"
-    _write(page, studies_page(studies, loaded.cost, str(path), now()))
+    _write(page, studies_page(studies, pasts, loaded.cost, str(path), now()))
     if json:
         print_json(
             {
@@ -89,11 +101,34 @@ def simulate(
                     {"scenario": one.name, "domain": one.domain} | one.summary.to_json()
                     for one in studies
                 ],
+                "pasts": [one.to_json() for one in pasts],
             }
         )
         return
+    if replay:
+        print_rows(PAST_COLUMNS, [row for one in pasts for row in _past_cells(one)])
+        say(f"the picture: {page}; `rollout replay` lists the moves side by side")
+        return
     print_rows(COLUMNS, [_cells(one, loaded.cost.currency) for one in studies])
     say(f"{runs} runs each; the picture: {page}")
+
+
+def _pasts(loaded: Spec, domains: list[str]) -> list[PastStudy]:
+    with checked_store().read() as session:
+        return [
+            past_study(session, domain, loaded.domains[domain], None, now()) for domain in domains
+        ]
+
+
+def _past_cells(one: PastStudy) -> list[list[str]]:
+    sides = (
+        ("as it was", one.stored_mean_share, counts(one.past.rows)),
+        ("under the spec", one.found.mean_share, counts(one.found.moves)),
+    )
+    return [
+        [one.domain, side, percent(share), *(str(found[name]) for name in MOVES)]
+        for side, share, found in sides
+    ]
 
 
 def _scenario(name: str) -> tuple[str, Scenario]:

@@ -1,18 +1,19 @@
-"""A study as two charts on one time axis: the share of traffic, and the truth behind it."""
+"""A study as two charts on one time axis: the share of traffic, and the agreement behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from rollout.reporting.charts import Mark, days_of, mark_changes, time_axis
-from rollout.reporting.svg import ACCENT, BAD, GOOD, MUTED, draw_chart
+from rollout.reporting.svg import ACCENT, BAD, GOOD, MUTED, draw_chart, empty_chart
 from rollout.reporting.wording import percent
 from rollout.simulation.baselines import lost
+from rollout.simulation.past_study import PastStudy, share_steps
 from rollout.simulation.path import Path
 from rollout.simulation.study import Study
 from rollout.simulation.truth import Floats, Truth
@@ -22,15 +23,73 @@ BAND = (0.05, 0.95)
 _GAP = {"wide": 0.085, "narrow": 0.16}
 
 
+def past_share_chart(study: PastStudy) -> Markup:
+    """What the spec would have served early; dashed: what was."""
+    past, moves = study.past, study.found.moves
+    first = next((row.before for row in moves if row.before is not None), past.share)
+    now = share_steps(first, moves, past)
+    then = share_steps(past.share, study.stored_moves, past)
+    marks = [
+        Mark(row.at, percent(row.after), row.after > (row.before or 0.0))
+        for row in moves
+        if row.after is not None and row.after != row.before
+    ]
+
+    def draw(axes: Axes, shape: str) -> None:
+        for steps, colour, width, style in (
+            (then, MUTED, 1.0, (0, (4, 2))),
+            (now, ACCENT, 1.6, "solid"),
+        ):
+            axes.step(
+                [days_of(at) for at, _ in steps],
+                [share for _, share in steps],
+                where="post",
+                color=colour,
+                linewidth=width,
+                linestyle=style,
+            )
+        axes.set_ylim(0, 1.28)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+        mark_changes(axes, _thinned(marks, past.end - past.start, shape), 1.12, gap=_GAP[shape])
+        time_axis(axes, shape, ZONE)
+
+    return draw_chart(f"{study.domain}: share of traffic", _moves_in_words(marks), draw)
+
+
+def past_agreement_chart(study: PastStudy) -> Markup:
+    """Agreement as measured then, window by window, with its interval, target and floor."""
+    windows = [window for window in study.windows if window.agreement is not None]
+    if not windows:
+        return empty_chart(f"{study.domain}: agreement", "No comparisons in this time")
+    target, floor = study.spec.agreement.target, study.spec.agreement.floor
+    times = [days_of(window.start + (window.end - window.start) / 2) for window in windows]
+    values = [window.agreement or 0.0 for window in windows]
+
+    def draw(axes: Axes, shape: str) -> None:
+        axes.fill_between(
+            times,
+            [window.lower or 0.0 for window in windows],
+            [window.upper or 1.0 for window in windows],
+            color=ACCENT,
+            alpha=0.16,
+            linewidth=0,
+        )
+        axes.plot(times, values, "o-", color=ACCENT, linewidth=1.6, markersize=2.5)
+        _levels(axes, target, floor)
+        axes.set_ylim(max(0.0, min(*values, floor) - 0.02), 1.008)
+        time_axis(axes, shape, ZONE)
+
+    description = f"From {percent(min(values))} to {percent(max(values))}."
+    return draw_chart(f"{study.domain}: agreement", description, draw)
+
+
 def share_chart(study: Study) -> Markup:
     """The median share with the band of nine in ten runs, the oracle's, and one run's moves."""
     shares = np.array([run.path.weight for run in study.runs])
     middle = np.median(shares, axis=0)
     low, high = np.quantile(shares, BAND, axis=0)
     marks = marks_of(study.truth, study.runs[0].path)
-    description = "One run: " + (
-        "; ".join(f"{mark.at:%d %b %H:%M} to {mark.label}" for mark in marks) or "no move"
-    )
+    length = study.truth.moments[-1] - study.truth.moments[0]
 
     def draw(axes: Axes, shape: str) -> None:
         times = _times(study.truth)
@@ -41,10 +100,11 @@ def share_chart(study: Study) -> Markup:
         axes.step(times, middle, where="post", color=ACCENT, linewidth=1.6)
         axes.set_ylim(0, 1.28)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
-        mark_changes(axes, marks, 1.12, gap=_GAP[shape])
+        mark_changes(axes, _thinned(marks, length, shape), 1.12, gap=_GAP[shape])
         time_axis(axes, shape, ZONE)
 
-    return draw_chart(f"{study.name}: share of traffic", description, draw)
+    words = f"One run: {_moves_in_words(marks)}"
+    return draw_chart(f"{study.name}: share of traffic", words, draw)
 
 
 def truth_chart(study: Study) -> Markup:
@@ -82,18 +142,7 @@ def truth_chart(study: Study) -> Markup:
                 color=MUTED,
                 fontsize=8,
             )
-        for level, name, colour in ((target, "target", GOOD), (floor, "floor", BAD)):
-            axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (4, 3)))
-            axes.annotate(
-                f"{name} {percent(level)}",
-                (0, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(2, -2.5),
-                textcoords="offset points",
-                va="top",
-                color=colour,
-                fontsize=8.5,
-            )
+        _levels(axes, target, floor)
         axes.set_ylim(max(0.0, lowest - 0.02), 1.008)
         time_axis(axes, shape, ZONE)
 
@@ -106,6 +155,35 @@ def marks_of(truth: Truth, path: Path) -> list[Mark]:
         Mark(truth.moments[move.tick], percent(move.after), move.after > move.before)
         for move in path.moves
     ]
+
+
+def _thinned(marks: Sequence[Mark], length: timedelta, shape: str) -> list[Mark]:
+    """Of moves the same way that stand too close to be told apart, the last."""
+    near = length * _GAP[shape]
+    return [
+        mark
+        for mark, after in zip(marks, [*marks[1:], None], strict=True)
+        if after is None or after.good != mark.good or after.at - mark.at > near
+    ]
+
+
+def _moves_in_words(marks: Sequence[Mark]) -> str:
+    return "; ".join(f"{mark.at:%d %b %H:%M} to {mark.label}" for mark in marks) or "no move"
+
+
+def _levels(axes: Axes, target: float, floor: float) -> None:
+    for level, name, colour in ((target, "target", GOOD), (floor, "floor", BAD)):
+        axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"{name} {percent(level)}",
+            (0, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, -2.5),
+            textcoords="offset points",
+            va="top",
+            color=colour,
+            fontsize=8.5,
+        )
 
 
 def _times(truth: Truth) -> Floats:
