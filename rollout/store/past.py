@@ -103,7 +103,9 @@ def load_past(session: Session, domain: str, since: datetime | None, now: dateti
     if not rows or (since is not None and rows[-1].last_at < since):
         raise RolloutError(f"nothing was decided in {domain!r} since {since or 'its beginning'}")
     start = max(since or rows[0].at, rows[0].at)
-    share, version, kept, known = 0.0, None, [], []
+    share, version = 0.0, None
+    kept: list[PastRow] = []
+    known: list[DecisionRow] = []
     for row in rows:
         before, after = _share(specs, row, row.state_before), _share(specs, row, row.state_after)
         if row.at <= start:
