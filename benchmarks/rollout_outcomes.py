@@ -16,7 +16,6 @@ project's controller down.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import timedelta
 from functools import partial
@@ -42,57 +41,86 @@ SAME, QUICK_SAME = 25, 2
 
 HARM_BAR, SAVING_BAR = 1.5, 0.85
 TICK = timedelta(hours=1)
-SPEC = DomainSpec.from_json({"task": {"labels": "labels.txt", "template": "prompt.j2"}})
+TASK = {"labels": "labels.txt", "template": "prompt.j2"}
+SPEC = DomainSpec.from_json({"task": TASK})
+REMEDIES = (
+    (
+        "low_traffic",
+        "stages 0, 0.1, 1",
+        DomainSpec.from_json({"task": TASK, "stages": [0, 0.1, 1]}),
+    ),
+    (
+        "one_bad_label",
+        "guards: complaint 0.9",
+        DomainSpec.from_json({"task": TASK, "guards": {"complaint": 0.9}}),
+    ),
+)
+"""What an operator would write instead: scenario, how the spec differs, the spec."""
 COST = CostSpec(currency="JPY", accelerator_hour=450)
 
 
 def measure(quick: bool) -> Measured:
     runs = QUICK_RUNS if quick else RUNS
-    rows, worst_harm, worst_saving, false_start = {}, 0.0, 1.0, 0.0
     window = partial(windowed, Window(TICK, SPEC.agreement.floor, failures=5))
     with processes(runs) as pool:
-        for name in shipped():
-            scenario = load_shipped(name).model_copy(update={"tick": TICK})
-            ours = played(scenario, play, range(runs), pool)
-            theirs = played(scenario, window, range(runs), pool)
-            if ours.harm_ratio is None or ours.saving_ratio is None:
-                # The oracle serves nobody: what counts is how often anybody was served.
-                false_start = max(false_start, ours.false_promotions)
-            else:
-                worst_harm = max(worst_harm, ours.harm_ratio)
-                worst_saving = min(worst_saving, ours.saving_ratio)
-            rows[name] = {"ours": shown(ours), "window": shown(theirs)}
-    differing = paths_that_differ(QUICK_SAME if quick else SAME)
-    holds = (
-        worst_harm <= HARM_BAR
-        and worst_saving >= SAVING_BAR
-        and false_start <= SPEC.agreement.alpha
-        and not differing
+        rows = {
+            name: {
+                "ours": played(SPEC, scenario, play, range(runs), pool),
+                "window": played(SPEC, scenario, window, range(runs), pool),
+            }
+            for name, scenario in scenarios().items()
+        }
+        remedies = {
+            f"{name}, {what}": played(spec, scenarios()[name], play, range(runs), pool)
+            for name, what, spec in REMEDIES
+        }
+    ours = {name: row["ours"] for name, row in rows.items()}
+    harm = {name: one.harm_ratio for name, one in ours.items() if one.harm_ratio is not None}
+    saving = {name: one.saving_ratio for name, one in ours.items() if one.saving_ratio is not None}
+    # Where the oracle serves nobody, what counts is how often anybody was served.
+    unserved = max(one.false_promotions for name, one in ours.items() if name not in harm)
+    misses = sorted(
+        {name for name, ratio in harm.items() if ratio > HARM_BAR}
+        | {name for name, ratio in saving.items() if ratio < SAVING_BAR}
     )
+    same = QUICK_SAME if quick else SAME
+    differing = paths_that_differ(same)
     return Measured(
         name="rollout_outcomes",
-        value=round(worst_saving, 3),
+        value=round(min(saving.values()), 3),
         unit="saving over the oracle's, worst scenario",
         bar=f">= {SAVING_BAR}, with harm <= {HARM_BAR} times the oracle's in every scenario",
-        holds=holds,
+        holds=not misses and not differing and unserved <= SPEC.agreement.alpha,
         details={
-            "worst_harm_ratio": round(worst_harm, 3),
-            "worst_saving_ratio": round(worst_saving, 3),
-            "false_start_promoted": false_start,
+            "worst_harm_ratio": round(max(harm.values()), 3),
+            "scenarios_that_miss": misses,
+            "false_start_promoted": unserved,
             "runs": runs,
-            "paths_checked_tick_by_tick": len(shipped()) * (QUICK_SAME if quick else SAME),
+            "paths_checked_tick_by_tick": len(rows) * same,
             "paths_that_differ": differing,
-            "scenarios": rows,
+            "scenarios": [
+                shown(name, who, summary)
+                for name, row in rows.items()
+                for who, summary in row.items()
+            ],
+            "other specs": [shown(name, "ours", summary) for name, summary in remedies.items()],
         },
     )
 
 
-def played(scenario: Scenario, controller: Play, seeds: range, pool: Executor | None) -> Summary:
-    truth = truth_of(scenario, SPEC)
-    best = oracle(SPEC, truth, scenario.people.answer_after)
+def scenarios() -> dict[str, Scenario]:
+    """The shipped ones, decided once an hour."""
+    return {name: load_shipped(name).model_copy(update={"tick": TICK}) for name in shipped()}
+
+
+def played(
+    spec: DomainSpec, scenario: Scenario, controller: Play, seeds: range, pool: Executor | None
+) -> Summary:
+    truth = truth_of(scenario, spec)
+    best = oracle(spec, truth, scenario.people.answer_after)
     return summary_of(
-        [run.outcome for run in play_many(SPEC, scenario, seeds, pool, controller)],
-        outcome_of(SPEC, truth, scenario.spared, best, best),
+        [run.outcome for run in play_many(spec, scenario, seeds, pool, controller)],
+        outcome_of(spec, truth, scenario.spared, best, best),
         truth,
         scenario,
         COST,
@@ -108,8 +136,7 @@ def windowed(window: Window, spec: DomainSpec, scenario: Scenario, seed: int) ->
 def paths_that_differ(seeds: int) -> list[str]:
     """Scenario and seed of every run whose fast path is not the one walked tick by tick."""
     found = []
-    for name in shipped():
-        scenario = load_shipped(name).model_copy(update={"tick": TICK})
+    for name, scenario in scenarios().items():
         truth, delay = truth_of(scenario, SPEC), scenario.people.answer_after
         for seed in range(seeds):
             some = fast_path(SPEC, truth, delay, seed)
@@ -120,24 +147,23 @@ def paths_that_differ(seeds: int) -> list[str]:
     return found
 
 
-def shown(summary: Summary) -> dict[str, Any]:
-    """The figures of a table's row, rounded."""
-    names: Sequence[str] = (
-        "harm_ratio",
-        "saving_ratio",
-        "saving",
-        "money",
-        "harm",
-        "harm_of_best",
-        "over_h",
-        "under_h",
-        "delay_h",
-        "undetected",
-        "step_downs",
-        "false_step_downs",
-        "blind_steps",
-        "false_promotions",
-        "top_after_h",
-    )
-    values = summary.to_json()
-    return {name: None if values[name] is None else float(f"{values[name]:.4g}") for name in names}
+def shown(scenario: str, controller: str, summary: Summary) -> dict[str, Any]:
+    """A table's row, rounded."""
+    figures = {
+        "harm / oracle's": summary.harm_ratio,
+        "saving / oracle's": summary.saving_ratio,
+        "wrong answers served": summary.harm,
+        "the oracle's": summary.harm_of_best,
+        "JPY saved": summary.money,
+        "h served while lost": summary.over_h,
+        "h below the oracle": summary.under_h,
+        "delay, h": summary.delay_h,
+        "undetected": summary.undetected,
+        "false steps down": summary.false_step_downs,
+        "blind steps": summary.blind_steps,
+        "runs with a false promotion": summary.false_promotions,
+    }
+    rounded = {
+        name: None if value is None else float(f"{value:.4g}") for name, value in figures.items()
+    }
+    return {"scenario": scenario, "controller": controller} | rounded

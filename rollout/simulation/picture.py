@@ -134,13 +134,15 @@ def truth_chart(study: Study) -> Markup:
         axes.step(times, agreement, where="post", color=ACCENT, linewidth=1.6)
         for label, values in guards.items():
             axes.step(times, values, where="post", color=MUTED, linewidth=1)
+            middle = len(times) * 2 // 5
             axes.annotate(
                 label,
-                (times[0], values[0]),
-                xytext=(2, -9),
+                (times[middle], values[middle]),
+                xytext=(0, -2.5),
                 textcoords="offset points",
+                va="top",
                 color=MUTED,
-                fontsize=8,
+                fontsize=8.5,
             )
         _levels(axes, target, floor)
         axes.set_ylim(max(0.0, lowest - 0.02), 1.008)
@@ -172,14 +174,16 @@ def _moves_in_words(marks: Sequence[Mark]) -> str:
 
 
 def _levels(axes: Axes, target: float, floor: float) -> None:
-    for level, name, colour in ((target, "target", GOOD), (floor, "floor", BAD)):
+    # At opposite ends: on a long axis the two lines are close.
+    for level, name, colour, side in ((target, "target", GOOD, 1), (floor, "floor", BAD, 0)):
         axes.axhline(level, color=colour, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
             f"{name} {percent(level)}",
-            (0, level),
+            (side, level),
             xycoords=("axes fraction", "data"),
-            xytext=(2, -2.5),
+            xytext=(2 - 4 * side, -2.5),
             textcoords="offset points",
+            ha="right" if side else "left",
             va="top",
             color=colour,
             fontsize=8.5,
