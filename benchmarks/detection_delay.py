@@ -48,15 +48,12 @@ def measure(quick: bool) -> Measured:
     delays.sort(key=lambda row: str(row["change"]))
     held = _false_alarms(rng, runs // 10)
     ratios = _ratios(delays)
-    ahead = [
-        row
-        for row in delays
-        if row["detector"].startswith(AHEAD_OF) and "every" not in row["detector"]
-    ]
     behind = [
         f"{row['detector']}, {row['change']}"
-        for row in ahead
-        if row["mean delay"] <= _delay(delays, OURS, row["change"])
+        for row in delays
+        if row["detector"].startswith(AHEAD_OF)
+        and _keeps_rate(row)
+        and row["mean delay"] <= _delay(delays, OURS, row["change"])
     ]
     reached = [row["mean time to false alarm"] for row in held if row["promised"]]
     kept = all(mean is None or mean >= PROMISE for mean in reached)
@@ -77,6 +74,9 @@ def measure(quick: bool) -> Measured:
             "mean time to false alarm as shipped": held,
             "1 % -> 5 % by declared error": _misdeclared(rng, runs // 10),
             "runs": runs,
+            "cannot keep the false-alarm rate": sorted(
+                {row["detector"] for row in delays if not _keeps_rate(row)}
+            ),
             "found sooner than by ours": behind,
         },
     )
@@ -187,6 +187,12 @@ def _row(
         "95 %": int(np.quantile(late, 0.95)),
         "from the start": None if early is None else round(float(early.mean()), 1),
     }
+
+
+def _keeps_rate(row: dict[str, Any]) -> bool:
+    """Whether its false alarms are as rare as promised, give or take the noise of few runs."""
+    reached = row["mean time to false alarm"]
+    return reached is None or reached >= PROMISE / 2
 
 
 def _delay(rows: list[dict[str, Any]], name: str, change: str, kind: str = "mean delay") -> float:

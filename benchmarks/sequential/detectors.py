@@ -143,8 +143,9 @@ def river_detectors() -> dict[str, tuple[Callable[[float], Any], dict[float, flo
 
     The parameter, per error rate before the change, gives a mean time to false alarm of about
     20,000; it was found by bisection, and what it reaches is measured again in every run. All else
-    is as river has it, but Page-Hinkley looks for rises only, and DDM learns for 1,000 samples: as
-    shipped (30) it alarms at the first error, whatever its threshold.
+    is as river has it, but Page-Hinkley looks for rises only. Two cannot be tuned so: DDM learns
+    for 30 samples and, if they held no error, alarms at the first one, whatever its threshold;
+    HDDM-W alarms at once with a parameter of 0.15 and never with 0.1. Mended ones stand beside.
 
     Raises:
         RolloutError: where river is not installed.
@@ -156,33 +157,36 @@ def river_detectors() -> dict[str, tuple[Callable[[float], Any], dict[float, flo
             "river is not installed; run: pip install 'early-exit-rollout[benchmarks]'"
         ) from error
 
-    def ddm(value: float) -> Any:
-        return drift.binary.DDM(
-            warm_start=1_000, warning_threshold=value / 2, drift_threshold=value
-        )
+    def ddm(value: float, learning: int) -> Any:
+        return drift.binary.DDM(learning, warning_threshold=value / 2, drift_threshold=value)
 
     return {
         "river ADWIN": (lambda value: drift.ADWIN(delta=value), {0.01: 0.87, 0.02: 0.6}, 1),
-        "river ADWIN, looking every time": (
-            lambda value: drift.ADWIN(delta=value, clock=1),
-            {0.01: 0.74, 0.02: 0.45},
-            1,
-        ),
         "river Page-Hinkley": (
             lambda value: drift.PageHinkley(threshold=value, mode="up"),
             {0.01: 7.9, 0.02: 12.3},
             1,
         ),
-        "river DDM, learning 1,000": (ddm, {0.01: 2.4, 0.02: 2.3}, 1),
+        "river DDM": (lambda value: ddm(value, 30), {0.01: 30.0, 0.02: 30.0}, 1),
         "river HDDM-A": (
             lambda value: drift.binary.HDDMA(drift_confidence=value, warning_confidence=value),
-            {0.01: 0.15, 0.02: 0.08},
+            {0.01: 0.12, 0.02: 0.055},
             12,
         ),
         "river HDDM-W": (
             lambda value: drift.binary.HDDMW(drift_confidence=value, warning_confidence=value),
-            {0.01: 0.05, 0.02: 0.05},
+            {0.01: 0.1, 0.02: 0.1},
             12,
+        ),
+        "ADWIN, mended: looks every time": (
+            lambda value: drift.ADWIN(delta=value, clock=1),
+            {0.01: 0.74, 0.02: 0.45},
+            1,
+        ),
+        "DDM, mended: learns for 1,000": (
+            lambda value: ddm(value, 1_000),
+            {0.01: 2.45, 0.02: 2.25},
+            1,
         ),
     }
 
