@@ -22,13 +22,18 @@ from rollout.engine.analysis import analyse
 from rollout.engine.few_shot import PastRow
 from rollout.engine.segments import Segments
 from rollout.reporting.analysis import DISPENSABLE
-from rollout.reporting.analysis_charts import curves_chart, importance_map, savings_chart
+from rollout.reporting.analysis_charts import (
+    curves_chart,
+    importance_map,
+    prompts_chart,
+    savings_chart,
+)
 from rollout.reporting.svg import picture
 from rollout.stats.analysis import DomainAnalysis, ShotAnalysis
 from rollout.stats.forecast import Estimate
 from rollout.stats.layers import LayerCurve, dispensable
 
-ROWS, FEW_SHOT_ROWS, QUICK_ROWS = 800, 160, 160
+ROWS, FEW_SHOT_ROWS, QUICK_ROWS = 600, 120, 160
 """Of each set, without examples in the prompt and with them."""
 SHOTS = (1, 2, 3)
 QUICK_SETS = ("sst2", "trec", "agnews")
@@ -75,20 +80,21 @@ def _analyse(segments: Segments, text_set: TextSet, quick: bool) -> DomainAnalys
 
 def _forecast(one: DomainAnalysis) -> dict[str, Any]:
     shot = one.shots[0]
-    saved = {
-        f"saving at {each.target:.0%}": "none" if each.threshold is None else _spread(each.saving)
-        for each in shot.forecasts
-    }
-    strictest = shot.forecasts[-1]
-    certified = strictest.certified_saving
+    saved: dict[str, str | None] = {}
+    for each in shot.forecasts:
+        none, at = each.threshold is None, f"at {each.target:.0%}"
+        certified = each.certified_saving
+        saved |= {
+            f"saving {at}": "none" if none else _spread(each.saving),
+            f"agreement {at}": "full depth" if none else _spread(each.agreement),
+            f"certified {at}": None if certified is None else f"{certified:.3f}",
+        }
     without = dispensable(one.importance, DISPENSABLE)
     return {
         "set": one.domain,
         "labels": one.labels,
         "rows judged": shot.rows,
         **saved,
-        "agreement at 99%": _spread(strictest.agreement),
-        "certified at 99%": None if certified is None else f"{certified:.3f}",
         "settled, half": shot.calibrated.needed(0.5),
         "settled, 95%": shot.calibrated.needed(0.95),
         "limit of any exits": round(shot.calibrated.oracle_saving, 3),
@@ -147,4 +153,6 @@ def _figure(found: list[DomainAnalysis]) -> str:
     for one in found:
         title = f"{one.domain}: agreement with the last layer, by layer, without examples"
         charts.append((title, curves_chart(one.shots[0], title)))
+        title = f"{one.domain}: with 0 to {one.shots[-1].shots} examples, calibrated heads"
+        charts.append((title, prompts_chart(one, title)))
     return picture(charts, columns=2)

@@ -30,6 +30,8 @@ ROW_INCHES = 0.3
 """Height of a row in the charts that compare domains or prompts."""
 LEGEND_INCHES = 0.3
 """Room above such a chart for its legend."""
+PROMPT_STYLES = ("solid", "dashed", "dashdot", "dotted")
+"""Of prompts with more and more solved examples."""
 TARGET_COLOURS = (MUTED, ACCENT, GOOD)
 """Of the forecasts' targets, lowest first."""
 
@@ -65,6 +67,43 @@ def curves_chart(shot: ShotAnalysis, title: str) -> Markup:
         _layer_axis(axes, shot.lens.layers[-1])
         axes.legend(
             loc="lower right", frameon=False, fontsize=8.5, labelcolor="linecolor", borderpad=0
+        )
+
+    return draw_chart(title, description, draw)
+
+
+def prompts_chart(analysis: DomainAnalysis, title: str) -> Markup:
+    """Agreement of the calibrated heads and their accuracy, layer by layer, a line per prompt."""
+    description = "; ".join(
+        f"{shot.shots}-shot: "
+        + ", ".join(percent(one.value, 0) for one in shot.calibrated.agreement)
+        for shot in analysis.shots
+    )
+
+    def draw(axes: Axes, shape: str) -> None:
+        for shot, style in zip(analysis.shots, PROMPT_STYLES, strict=False):
+            curve = shot.calibrated
+            for name, points, colour in (
+                ("agreement", curve.agreement, ACCENT),
+                ("accuracy", curve.accuracy or (), GOOD),
+            ):
+                axes.plot(
+                    curve.layers[: len(points)],
+                    [point.value for point in points],
+                    color=colour,
+                    linewidth=1.4,
+                    linestyle=style,
+                    label=f"{name}, {shot.shots}-shot" if points else None,
+                )
+        axes.set_ylim(0, 1.03)
+        _layer_axis(axes, analysis.depth)
+        axes.legend(
+            loc="lower right",
+            ncols=2 if shape == "wide" else 1,
+            frameon=False,
+            fontsize=8.5,
+            labelcolor="linecolor",
+            borderpad=0,
         )
 
     return draw_chart(title, description, draw)

@@ -144,7 +144,8 @@ def picture(charts: Sequence[tuple[str, Markup]], columns: int = 1) -> str:
     width = GAP + columns * step
     colours = STYLE[: STYLE.index("*, *::before")]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width:g} {height:g}" '
         f'font-family="Helvetica, Arial, sans-serif"><style>{colours}</style>'
         f'<rect width="100%" height="100%" fill="var(--paper)"/>{"".join(parts)}</svg>\n'
     )
