@@ -33,7 +33,7 @@ from rollout.stats.analysis import DomainAnalysis, ShotAnalysis
 from rollout.stats.forecast import Estimate
 from rollout.stats.layers import LayerCurve, dispensable
 
-ROWS, FEW_SHOT_ROWS, QUICK_ROWS = 600, 120, 160
+ROWS, FEW_SHOT_ROWS, QUICK_ROWS = 400, 100, 160
 """Of each set, without examples in the prompt and with them."""
 SHOTS = (1, 2, 3)
 QUICK_SETS = ("sst2", "trec", "agnews")
