@@ -34,7 +34,7 @@ EXACT = ("full model (transformers)", "assistant_early_exit (transformers)", "ou
 """Ways that cannot differ from the full model; agreement of 1 is asked of them alone."""
 OURS = ("ours, deferred", "ours, propagated", "ours, verified")
 LEVELS = (1.0, 0.99, 0.98, 0.95)
-THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+THRESHOLDS = (0.4, 0.5, 0.65, 0.75, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 DRAFTS = (4, 8)
 MEASURES = ("layers", "calls")
 
@@ -89,7 +89,7 @@ def _judge_all(about: Subject, quick: bool) -> list[Setting]:
     depth = about.segments.loaded.depth
     thresholds = THRESHOLDS[::3] if quick else THRESHOLDS
     fitted, _ = fit_token_exits(
-        about.segments, about.fitting, about.candidates, steps=30 if quick else 300
+        about.segments, about.fitting, about.candidates, agreement=0.98, steps=30 if quick else 200
     )
     every = tuple(range(1, depth))
     settings = [Setting("full model (transformers)")]

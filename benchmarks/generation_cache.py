@@ -28,7 +28,7 @@ from rollout.engine.generation import (
 )
 from rollout.engine.generation.passes import SkippedKeys
 
-LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+LEVELS = (0.65, 0.8, 0.9, 0.93, 0.95, 0.97, 0.99)
 TREATMENTS: tuple[SkippedKeys, ...] = ("deferred", "propagate")
 BAR = 1.0
 
@@ -37,7 +37,7 @@ def measure(quick: bool) -> Measured:
     torch.set_num_threads(2)
     about = subject(quick)
     fitted, _ = fit_token_exits(
-        about.segments, about.fitting, about.candidates, steps=30 if quick else 300
+        about.segments, about.fitting, about.candidates, agreement=0.98, steps=30 if quick else 200
     )
     full = generate(about.segments, about.asked)
     table = []

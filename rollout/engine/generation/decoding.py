@@ -94,11 +94,15 @@ class Decoding:
         Args:
             hidden: The going rows' newest states, [rows, width].
         """
-        asked = [place for place, row in enumerate(going) if self._may_exit(number, row)]
-        if not asked:
-            return going
         layer = self.exits.layers[number]
         head = self.exits.heads.get(layer, TokenHead())
+        asked = [
+            place
+            for place, (row, worth) in enumerate(zip(going, head.worth_asking(hidden), strict=True))
+            if worth and self._may_exit(number, row)
+        ]
+        if not asked:
+            return going
         scores, confidence = head.probe(
             self.segments, hidden if len(asked) == len(going) else hidden[asked]
         )

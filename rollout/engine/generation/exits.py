@@ -26,30 +26,50 @@ class TokenHead:
         weight: Translator of the tuned lens (Belrose et al. 2023, section 3), [width, width], added
             to the identity; None: the logit lens.
         bias: [width].
-        calibration: Logistic weights of `features`, intercept last, [3]; None: the difference of
+        gate: Weights on the hidden state itself, intercept last, [width + 1]: a classifier of
+            agreement (CALM, section 3.5), nothing against a vocabulary head of up to several
+            layers. The head is only asked where it reaches `ask_from`. None: always.
+        calibration: Logistic weights of `features`, intercept last, [4]; None: the difference of
             the two highest probabilities (CALM, section 3.5, softmax response).
     """
 
     weight: Tensor | None = None
     bias: Tensor | None = None
     calibration: Tensor | None = None
+    gate: Tensor | None = None
+    ask_from: float = 0.0
+
+    def worth_asking(self, hidden: Tensor) -> list[bool]:
+        """Per row of hidden states [rows, width]; one read-back from the device."""
+        if self.gate is None:
+            return [True] * len(hidden)
+        asks: list[bool] = (torch.sigmoid(self.gate_odds(hidden)) >= self.ask_from).tolist()
+        return asks
+
+    def gate_odds(self, hidden: Tensor) -> Tensor:
+        """Log-odds of agreement by the hidden state alone, [rows]; 0 without a gate."""
+        if self.gate is None:
+            return torch.zeros(len(hidden), device=hidden.device)
+        return hidden.float() @ self.gate[:-1] + self.gate[-1]
 
     def probe(self, segments: Segments, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [rows, vocabulary] and confidence [rows] from hidden states [rows, width]."""
         scores = self.scores(segments, hidden)
-        return scores, self.confidence(scores)
+        if self.calibration is None:
+            first, second = scores.float().softmax(-1).topk(2, dim=-1).values.unbind(-1)
+            return scores, first - second
+        values = self.features(scores, hidden)
+        return scores, torch.sigmoid(values @ self.calibration[:-1] + self.calibration[-1])
+
+    def features(self, scores: Tensor, hidden: Tensor) -> Tensor:
+        """The best token's log-odds and log-margin, and the gate's log-odds, [rows, 3]."""
+        reading = Reading.of(scores[None].float(), hidden[None], None)
+        return torch.stack([reading.log_odds[0], reading.margin[0], self.gate_odds(hidden)], -1)
 
     def scores(self, segments: Segments, hidden: Tensor) -> Tensor:
         if self.weight is not None and self.bias is not None:
             hidden = hidden + hidden @ self.weight.T + self.bias
         return segments.logits(hidden)
-
-    def confidence(self, scores: Tensor) -> Tensor:
-        if self.calibration is None:
-            first, second = scores.float().softmax(-1).topk(2, dim=-1).values.unbind(-1)
-            return first - second
-        values = features(scores)
-        return torch.sigmoid(values @ self.calibration[:-1] + self.calibration[-1])
 
 
 @dataclass(frozen=True)
@@ -122,9 +142,3 @@ class TokenExits:
             return threshold
         late = math.exp(-self.decay * position / max_tokens)
         return min(1.0, max(0.0, 0.9 * threshold + 0.1 * late))
-
-
-def features(scores: Tensor) -> Tensor:
-    """What confidence is learned from: log-odds and log-margin of the best token, [rows, 2]."""
-    reading = Reading.of(scores[None].float(), scores[None], None)
-    return torch.stack([reading.log_odds[0], reading.margin[0]], -1)

@@ -8,17 +8,18 @@ exit layers and threshold are judged on the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import kl_div
 
 from rollout.engine.confidence import cross_fitted, fit_judge
 from rollout.engine.generation.decoding import generate
-from rollout.engine.generation.exits import TokenExits, TokenHead, features
+from rollout.engine.generation.exits import TokenExits, TokenHead
 from rollout.engine.generation.passes import SkippedKeys
 from rollout.engine.generation.request import TextRequest
 from rollout.engine.generation.shadow import states
@@ -63,7 +64,7 @@ def fit_token_exits(
         agreement: Share of tokens that must be the full model's.
         steps: Of a translator's tuning.
     """
-    depth = segments.loaded.depth
+    depth, probe = segments.loaded.depth, probe_layers(segments)
     at, final = _states(segments, requests, candidates)
     head_count = round(HEAD_SHARE * len(final))
     fit_final, left_final = torch.cat(final[:head_count]), torch.cat(final[head_count:])
@@ -75,16 +76,23 @@ def fit_token_exits(
         weight, bias = fit_translator(segments, hidden, fit_final, steps=steps)
         lens = TokenHead(weight, bias)
         with torch.inference_mode():
-            scores = lens.scores(segments, torch.cat(at[place][head_count:]))
+            known = lens.scores(segments, hidden).argmax(-1) == segments.logits(fit_final).argmax(
+                -1
+            )
+            # Asking pays where the layers it may save, times their probability, exceed its cost.
+            ask_from = probe / (depth - layer + probe)
+            head = replace(lens, gate=_fit_gate(hidden, known), ask_from=ask_from)
+            left = torch.cat(at[place][head_count:])
+            scores = head.scores(segments, left)
             right = (scores.argmax(-1) == full).cpu().numpy()
-            values = features(scores).double().cpu().numpy()
+            values = head.features(scores, left).double().cpu().numpy()
         judge = fit_judge("learned", values, right)
         calibration = torch.tensor(judge.calibration, dtype=torch.float32, device=full.device)
-        heads[layer] = TokenHead(weight, bias, calibration)
+        heads[layer] = replace(head, calibration=calibration)
         confidence.append(cross_fitted("learned", values, right))
         agrees.append(right)
     table, hits = np.stack(confidence, axis=1), np.stack(agrees, axis=1)
-    probe, limit = probe_layers(segments), 1 - agreement
+    limit = 1 - agreement
     allowed = np.ones_like(hits)
     chosen = place_exits(table, hits, allowed, candidates, depth, probe, limit)
     columns = [candidates.index(layer) for layer in chosen]
@@ -132,6 +140,19 @@ def fit_translator(
         optimiser.step()
         schedule.step()
     return weight.detach().to(dtype), bias.detach().to(dtype)
+
+
+def _fit_gate(hidden: Tensor, right: Tensor) -> Tensor | None:
+    """Logistic regression from states [places, width] to whether the head's token is right."""
+    answers = right.cpu().numpy()
+    if answers.all() or not answers.any():
+        return None
+    scaler = StandardScaler()
+    design = scaler.fit_transform(hidden.double().cpu().numpy())
+    fitted = LogisticRegression(C=0.1, max_iter=300).fit(design, answers)
+    weight = fitted.coef_[0] / scaler.scale_
+    intercept = fitted.intercept_[0] - weight @ scaler.mean_
+    return torch.tensor(np.append(weight, intercept), dtype=torch.float32, device=hidden.device)
 
 
 def probe_layers(segments: Segments, *, translator: bool = True) -> float:
