@@ -1,73 +1,59 @@
-"""Layers that are not run save their time: realised over ideal speed-up, exits at half depth.
+"""Realised over ideal speed-up where all rows exit after half of the layers.
 
-The pilot's model, 16 rows that all exit after half of the layers with their exit head asked there,
-against the same rows at full depth without any head. Ideal: half of the layers, probes free.
+Random Llamas, rows of one length, one exit with its head asked. Ideal: the layers not run cost
+nothing and the probe is free, so half of the time; what both have to do (embedding, masks) counts
+against us.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
 
 from benchmarks.form import Measured
-from rollout.engine.calibration import calibrate
-from rollout.engine.choice import RowPlan, answer_batch
-from rollout.engine.loading import load_model
-from rollout.engine.segments import Segments
-from rollout.engine.task import compile_task
-from rollout.pilot import LABELS_FILE, MODEL_DIR, TEMPLATE_FILE
-from rollout.pilot.texts import generate
-from rollout.values import ExitPolicy
+from benchmarks.steered import (
+    SHAPES,
+    alternated,
+    answer,
+    check_exits,
+    random_llama,
+    steered,
+    texts,
+)
 
-ROWS = 16
-BAR = 0.85
+BATCHES = (1, 8, 32)
+WORDS = 24
+BAR = 0.95
 
 
 def measure(quick: bool) -> Measured:
-    torch.set_num_threads(1)
-    segments = Segments(load_model(Path(MODEL_DIR)))
-    labels = LABELS_FILE.read_text().split()
-    task = compile_task(segments.loaded, labels, TEMPLATE_FILE.read_text().rstrip("\n"))
-    depth = segments.loaded.depth
-    exit_layer = depth // 2
-    texts = [ticket.text for ticket in generate(200 + ROWS, seed=0)]
-    heads = calibrate(segments, task, texts[ROWS:], exit_layers=(exit_layer,)).heads
-    policy = ExitPolicy(
-        "billing", 1, (exit_layer,), (0.0,), "", "learned", segments.loaded.revision, depth
-    )
-    prompts = [task.encode(text) for text in texts[:ROWS]]
-
-    def full() -> None:
-        answer_batch(segments, task, prompts, [RowPlan()] * ROWS, None, None)
-
-    def early() -> None:
-        answer_batch(segments, task, prompts, [RowPlan(may_exit=True)] * ROWS, policy, heads)
-
-    # The two take turns, so that what else the machine does falls on both.
-    pairs = [(_seconds(full), _seconds(early)) for _ in range(15 if quick else 60)]
-    full_s, early_s = (min(times) for times in zip(*pairs, strict=True))
-    ideal = depth / exit_layer
-    value = (full_s / early_s) / ideal
+    torch.set_num_threads(2)
+    cases: dict[str, float] = {}
+    for name, (layers, width) in SHAPES.items():
+        subject = random_llama(layers, width)
+        for rows in BATCHES:
+            if quick and width > 256 and rows > 1:
+                continue
+            prompts = [subject.task.encode(text) for text in texts([WORDS] * rows)]
+            exits = [layers // 2] * rows
+            steering = steered(subject, prompts, exits, [layers // 2])
+            check_exits(answer(subject, prompts, steering, may_exit=True), exits)
+            speedup = alternated(
+                lambda: answer(subject, prompts, None, may_exit=False),  # noqa: B023
+                lambda: answer(subject, prompts, steering, may_exit=True),  # noqa: B023
+                _pairs(width, rows, quick),
+            )
+            cases[f"{name}, batch {rows}"] = round(speedup / 2, 4)
+    value = min(cases.values())
     return Measured(
         name="realised_speedup",
-        value=round(value, 3),
-        unit="realised over ideal speed-up",
+        value=value,
+        unit="realised over ideal speed-up, worst case",
         bar=f">= {BAR}",
         holds=value >= BAR,
-        details={
-            "rows": ROWS,
-            "full_ms": round(1000 * full_s, 2),
-            "early_ms": round(1000 * early_s, 2),
-            "speed_up": round(full_s / early_s, 3),
-            "ideal": ideal,
-        },
+        details=cases | {"tokens": WORDS + 1, "threads": 2},
     )
 
 
-def _seconds(run: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+def _pairs(width: int, rows: int, quick: bool) -> int:
+    pairs = {(256, 1): 150, (256, 8): 60, (256, 32): 25}.get((width, rows), 40 // rows + 5)
+    return max(pairs // 4, 3) if quick else pairs

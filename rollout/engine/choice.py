@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rollout.engine.costs import LoopCosts, loop_costs
 from rollout.engine.criteria import Earlier
-from rollout.engine.heads import ExitHeads, look, tie, token_shares
+from rollout.engine.heads import ExitHeads, look, tie, view_weights
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask
 from rollout.values import DepthTrace, ExitPoint, ExitPolicy
@@ -172,11 +172,11 @@ class _Batch:
         self._live = live
         self._on_answer = on_answer
         self._state = segments.start([branch for prompt in prompts for branch in prompt])
-        self._shares: Tensor | None = None
+        self._weights: Tensor | None = None
         if live is not None and live.heads.kind == "label_head":
             hidden = self._state.hidden
             lengths = [len(prompt[0]) for prompt in prompts]
-            self._shares = token_shares(lengths, hidden.shape[1], hidden)
+            self._weights = view_weights(lengths, hidden.shape[1], hidden)
         self._earlier: Earlier | None = None
         self._deciding = sum(row.plan.may_exit for _, row in rows)
         """Rows that may exit and have not."""
@@ -204,7 +204,7 @@ class _Batch:
 
     def _seen(self) -> Tensor:
         assert self._live is not None
-        return look(self._live.heads.kind, self._task, self._state.hidden, self._shares)
+        return look(self._live.heads.kind, self._task, self._state.hidden, self._weights)
 
     def _hear(self, first: int, seen: Tensor) -> None:
         """Ask consecutive exits, [exits, requests, views, width]: one read-back for all of them."""
@@ -238,8 +238,8 @@ class _Batch:
         self._state = self._segments.compact(self._state, kept)
         self._rows = [self._rows[place] for place in staying]
         index = torch.tensor(staying, device=self._state.hidden.device)
-        if self._shares is not None:
-            self._shares = self._shares.index_select(0, index)
+        if self._weights is not None:
+            self._weights = self._weights.index_select(0, index)
         if self._earlier is not None:
             self._earlier = self._earlier.rows(index)
 

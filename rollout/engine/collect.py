@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rollout.engine.heads import look, token_shares
+from rollout.engine.heads import look, view_weights
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask
 
@@ -74,11 +74,11 @@ def collect(
         chosen = [prompts[place] for place in places]
         state = segments.start([branch for prompt in chosen for branch in prompt])
         lengths = [len(prompt[0]) for prompt in chosen]
-        shares = token_shares(lengths, state.hidden.shape[1], state.hidden)
+        weights = view_weights(lengths, state.hidden.shape[1], state.hidden)
         for layer in layers:
             state = segments.advance(state, layer)
             last[layer].append(look("logit_lens", task, state.hidden, None))
-            text[layer].append(look("label_head", task, state.hidden, shares))
+            text[layer].append(look("label_head", task, state.hidden, weights))
         state = segments.advance(state, segments.loaded.depth)
         final.append(look("logit_lens", task, state.hidden, None))
         normed = segments.loaded.norm(state.last_hidden)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from rollout.engine.heads import ExitHeads, look, token_shares
+from rollout.engine.heads import ExitHeads, look, view_weights
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask
 
 REPEATS = 15
 FEWEST_REPEATS, ENOUGH_S = 3, 1.0
 """A slow model is measured at least so often, and no more after so many seconds."""
-LOOP_REPEATS = 3
+LOOP_REPEATS = 7
 FEW, MANY = (1, 16), (8, 32)
 """Batches (rows, tokens) between which a layer's time is taken to be linear in its tokens."""
 
@@ -138,12 +138,12 @@ def measure_costs(
     depth = segments.loaded.depth
     middle = segments.advance(state, depth // 2)
     tokens = middle.hidden.shape[1]
-    shares = token_shares([len(prompt[0]) for prompt in prompts], tokens, middle.hidden)
-    seen = look(heads.kind, task, middle.hidden, shares)
+    weights = view_weights([len(prompt[0]) for prompt in prompts], tokens, middle.hidden)
+    seen = look(heads.kind, task, middle.hidden, weights)
     earlier = heads.ask(task, 0, seen[None], None).earlier
 
     def probe() -> None:
-        seen = look(heads.kind, task, middle.hidden, shares)
+        seen = look(heads.kind, task, middle.hidden, weights)
         asked = heads.ask(task, 0, seen[None], earlier)
         torch.stack([asked.answer.float(), asked.log_odds]).tolist()
 

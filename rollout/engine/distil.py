@@ -158,7 +158,7 @@ def fit_tuned_lens(
             # Few examples must not carry the map far from the ridge solution.
             anchor = (weight - start).square().mean() + (bias - start_bias).square().mean()
             optimiser.zero_grad()
-            (loss + anchor * ridge * weight.shape[0]).backward()
+            (loss + anchor * ridge * weight.shape[0]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         schedule.step()
         progress()

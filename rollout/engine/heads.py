@@ -160,27 +160,30 @@ def views_of(kind: str, task: ChoiceTask) -> int:
     return 2 if kind == "label_head" else task.rows_per_request
 
 
-def look(kind: str, task: ChoiceTask, hidden: Tensor, shares: Tensor | None) -> Tensor:
+def look(kind: str, task: ChoiceTask, hidden: Tensor, weights: Tensor | None) -> Tensor:
     """What a head looks at, [requests, views, width].
 
     Args:
         hidden: [requests * branches, tokens, width], padded on the left.
-        shares: For a label head, what each token of a request's first row counts in its mean,
-            [requests, tokens or more] (`token_shares`).
+        weights: For a label head (`view_weights`), [requests, 2, tokens or more].
     """
     if kind != "label_head":
         return hidden[:, -1].reshape(-1, task.rows_per_request, hidden.shape[-1])
-    rows = hidden[:: task.rows_per_request]
-    assert shares is not None
-    mean = torch.bmm(shares[:, None, -hidden.shape[1] :], rows)  # [requests, 1, width]
-    return torch.cat([rows[:, -1:], mean], dim=1)
+    assert weights is not None
+    if task.rows_per_request > 1:
+        hidden = hidden[:: task.rows_per_request]
+    return torch.bmm(weights[:, :, -hidden.shape[1] :], hidden)
 
 
-def token_shares(lengths: Sequence[int], tokens: int, like: Tensor) -> Tensor:
-    """1 / length at the last `length` tokens of each row, 0 before, [rows, tokens]."""
+def view_weights(lengths: Sequence[int], tokens: int, like: Tensor) -> Tensor:
+    """What each token counts in a label head's two views, [rows, 2, tokens].
+
+    The last token alone; the mean of the last `length` tokens. One product then makes both.
+    """
     length = torch.tensor(lengths, device=like.device)[:, None]
-    inside = torch.arange(tokens, device=like.device)[None] >= tokens - length
-    return (inside / length).to(like.dtype)
+    place = torch.arange(tokens, device=like.device)[None]
+    last = (place == tokens - 1).expand(len(lengths), -1)
+    return torch.stack([last, (place >= tokens - length) / length], dim=1).to(like.dtype)
 
 
 def head_scores(kind: str, task: ChoiceTask, weight: Tensor, bias: Tensor, seen: Tensor) -> Tensor:

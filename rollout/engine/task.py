@@ -89,7 +89,8 @@ class ChoiceTask:
             return self.loaded.capped(logits).float()
         logits = self.loaded.capped(self.loaded.unembedding(normed))
         log_probabilities = logits.float().log_softmax(-1)
-        per_request = log_probabilities.unflatten(0, (-1, self.rows_per_request))
+        vocabulary = log_probabilities.shape[-1]
+        per_request = log_probabilities.reshape(-1, self.rows_per_request, vocabulary)
         columns = []
         for tokens in self.label_tokens:
             branch = [self.branches.index(tokens[:place]) for place in range(len(tokens))]
