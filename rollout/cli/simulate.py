@@ -123,7 +123,7 @@ def _pasts(loaded: Spec, domains: list[str]) -> list[PastStudy]:
 def _past_cells(one: PastStudy) -> list[list[str]]:
     sides = (
         ("as it was", one.stored_mean_share, counts(one.past.rows)),
-        ("under the spec", one.found.mean_share, counts(one.found.moves)),
+        ("under the spec", one.mean_share, counts(one.found.moves)),
     )
     return [
         [one.domain, side, percent(share), *(str(found[name]) for name in MOVES)]
@@ -153,7 +153,7 @@ def _studies(
     tasks = [(domain, name, scenario) for domain in domains for name, scenario in chosen]
     with (
         processes(len(seeds) * len(tasks)) as pool,
-        Progress(console=err, transient=True) as progress,
+        Progress(console=err, transient=True, disable=not err.is_terminal) as progress,
     ):
         bar = progress.add_task("", total=len(seeds) * len(tasks))
         for domain, name, scenario in tasks:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -12,6 +14,9 @@ from rollout.control.drift import Window, agreement_windows
 from rollout.control.schema import DomainSpec
 from rollout.simulation.rerun import Rerun, counts, rerun
 from rollout.store.past import Past, PastRow, load_past, past_requests
+
+Step = tuple[datetime, float]
+"""From when, which share of traffic; the last one is the end."""
 
 WINDOWS = 60
 """At most so many, over the whole time."""
@@ -31,9 +36,25 @@ class PastStudy:
     windows: tuple[Window, ...]
 
     @property
-    def stored_moves(self) -> list[PastRow]:
-        """The rows of the ledger that changed the share."""
-        return [row for row in self.past.rows if row.after is not None and row.after != row.before]
+    def stored_steps(self) -> list[Step]:
+        """The share as it was."""
+        return _steps(self.past, self.past.share, self.past.rows)
+
+    @property
+    def steps(self) -> list[Step]:
+        """The share under the spec: never a larger one at the start."""
+        first = max(share for share in self.spec.stages if share <= self.past.share)
+        return _steps(self.past, first, self.found.moves)
+
+    @property
+    def stored_mean_share(self) -> float:
+        """Over the time."""
+        return _mean(self.stored_steps)
+
+    @property
+    def mean_share(self) -> float:
+        """Over the time, under the spec."""
+        return _mean(self.steps)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -41,18 +62,8 @@ class PastStudy:
             "start": self.past.start,
             "end": self.past.end,
             "stored": {"counts": counts(self.past.rows), "mean_share": self.stored_mean_share},
-            "replayed": {"counts": counts(self.found.moves), "mean_share": self.found.mean_share},
+            "replayed": {"counts": counts(self.found.moves), "mean_share": self.mean_share},
         }
-
-    @property
-    def stored_mean_share(self) -> float:
-        """Share of traffic over the time, as it was."""
-        steps = share_steps(self.past.share, self.stored_moves, self.past)
-        length = (self.past.end - self.past.start).total_seconds()
-        if not length:
-            return self.past.share
-        held = zip(steps, steps[1:], strict=False)
-        return sum(share * (end - at).total_seconds() for (at, share), (end, _) in held) / length
 
 
 def past_study(
@@ -76,10 +87,16 @@ def past_study(
     return PastStudy(domain, spec, past, found, tuple(windows))
 
 
-def share_steps(
-    first: float, moves: list[PastRow] | tuple[PastRow, ...], past: Past
-) -> list[tuple[datetime, float]]:
-    """(from when, share of traffic), from the start to the end of the past."""
+def _steps(past: Past, first: float, rows: Iterable[PastRow]) -> list[Step]:
     steps = [(past.start, first)]
-    steps += [(row.at, row.after) for row in moves if row.after is not None]
+    steps += [(row.at, row.after) for row in rows if row.after is not None and row.at < past.end]
     return [*steps, (past.end, steps[-1][1])]
+
+
+def _mean(steps: list[Step]) -> float:
+    length = (steps[-1][0] - steps[0][0]).total_seconds()
+    if not length:
+        return steps[0][1]
+    return sum(
+        share * (end - at).total_seconds() / length for (at, share), (end, _) in pairwise(steps)
+    )

@@ -13,7 +13,7 @@ from rollout.reporting.charts import Mark, days_of, mark_changes, time_axis
 from rollout.reporting.svg import ACCENT, BAD, GOOD, MUTED, draw_chart, empty_chart
 from rollout.reporting.wording import percent
 from rollout.simulation.baselines import lost
-from rollout.simulation.past_study import PastStudy, share_steps
+from rollout.simulation.past_study import PastStudy
 from rollout.simulation.path import Path
 from rollout.simulation.study import Study
 from rollout.simulation.truth import Floats, Truth
@@ -26,9 +26,6 @@ _GAP = {"wide": 0.085, "narrow": 0.16}
 def past_share_chart(study: PastStudy) -> Markup:
     """What the spec would have served early; dashed: what was."""
     past, moves = study.past, study.found.moves
-    first = next((row.before for row in moves if row.before is not None), past.share)
-    now = share_steps(first, moves, past)
-    then = share_steps(past.share, study.stored_moves, past)
     marks = [
         Mark(row.at, percent(row.after), row.after > (row.before or 0.0))
         for row in moves
@@ -37,8 +34,8 @@ def past_share_chart(study: PastStudy) -> Markup:
 
     def draw(axes: Axes, shape: str) -> None:
         for steps, colour, width, style in (
-            (then, MUTED, 1.0, (0, (4, 2))),
-            (now, ACCENT, 1.6, "solid"),
+            (study.stored_steps, MUTED, 1.0, (0, (4, 2))),
+            (study.steps, ACCENT, 1.6, "solid"),
         ):
             axes.step(
                 [days_of(at) for at, _ in steps],
@@ -164,7 +161,7 @@ def _thinned(marks: Sequence[Mark], length: timedelta, shape: str) -> list[Mark]
     near = length * _GAP[shape]
     return [
         mark
-        for mark, after in zip(marks, [*marks[1:], None], strict=True)
+        for mark, after in zip(marks, [*marks[1:], None], strict=False)
         if after is None or after.good != mark.good or after.at - mark.at > near
     ]
 
