@@ -146,7 +146,8 @@ def importance_chart(analysis: DomainAnalysis, title: str) -> Markup:
     def draw(axes: Axes, shape: str) -> None:
         axes.bar(layers, lost, width=0.62, color=ACCENT, alpha=0.85)
         axes.vlines(layers, low, high, color=INK, linewidth=1)
-        axes.set_ylim(0, 1.03)
+        axes.set_ylim(0, 1.05 * max(high))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
         _layer_axis(axes, analysis.depth)
 
     return draw_chart(title, description, draw)
