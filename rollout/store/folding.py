@@ -27,6 +27,15 @@ from rollout.store.records import TraceRecord
 from rollout.values import DepthTrace, ExitPolicy, PolicyError
 
 ROWS_PER_TICK = 20_000
+_JUDGING = (
+    Trace.request_id,
+    Trace.heads,
+    Trace.exit_layers,
+    Trace.answers,
+    Trace.confidences,
+    Trace.full_answer,
+    Trace.depth,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class News:
     """What was stored since the tick before.
 
     Attributes:
-        rows: Outcomes not yet counted, oldest first.
+        rows: Outcomes not yet counted, oldest first, with the columns of `outcomes.COUNTED`.
         replays: (id, matched, layers) of replays from scratch not yet counted.
         traces: Of the compared rows, by request id.
         policy: The live one; None where there is none or it cannot be read.
@@ -43,9 +52,9 @@ class News:
         fault: Why the live policy cannot be read, in words.
     """
 
-    rows: Sequence[Outcome]
+    rows: Sequence[Any]
     replays: Sequence[Any]
-    traces: Mapping[str, Trace]
+    traces: Mapping[str, Any]
     policy: ExitPolicy | None = None
     labels: tuple[str, ...] = ()
     candidates: tuple[float, ...] = ()
@@ -79,7 +88,7 @@ def read_news(session: Session, spec: DomainSpec, state: DomainState, domain: st
         return news
     compared = [row.request_id for row in news.rows if is_evidence(row)]
     if compared:
-        found = session.scalars(select(Trace).where(Trace.request_id.in_(compared)))
+        found = session.execute(select(*_JUDGING).where(Trace.request_id.in_(compared)))
         news = replace(news, traces={trace.request_id: trace for trace in found})
     if ladder_of(spec, state, policy.heads) is None:
         news = replace(news, candidates=_candidates(session, domain, policy.heads))
@@ -130,9 +139,7 @@ def folded(
     return _ladder_climbed(spec, after, news), len(comparisons)
 
 
-def _signals(
-    spec: DomainSpec, state: DomainState, live: Sequence[Outcome]
-) -> TrafficSignals | None:
+def _signals(spec: DomainSpec, state: DomainState, live: Sequence[Any]) -> TrafficSignals | None:
     version, signals = state.policy_version, state.signals
     if version is None:
         return None
@@ -146,7 +153,7 @@ def _signals(
     )
 
 
-def _comparison(spec: DomainSpec, row: Outcome, news: News, now: datetime) -> Comparison:
+def _comparison(spec: DomainSpec, row: Any, news: News, now: datetime) -> Comparison:
     full = row.full_answer or ""
     severity = 1.0
     if spec.agreement.severity and row.agreement != 1.0:
@@ -161,10 +168,10 @@ def _comparison(spec: DomainSpec, row: Outcome, news: News, now: datetime) -> Co
     )
 
 
-def _early_answer(row: Outcome, news: News) -> str | None:
+def _early_answer(row: Any, news: News) -> str | None:
     """What the policy answered, or would have; None where nothing tells."""
     if row.arm == "early":
-        return row.answer
+        return str(row.answer)
     trace = news.traces.get(row.request_id)
     if trace is None or row.policy_exit_layer not in trace.exit_layers:
         return None

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import ARRAY, CursorResult, String, Table, Text, func, insert, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    CursorResult,
+    Row,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy import cast as cast_to
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -20,6 +32,28 @@ T = TypeVar("T")
 
 IDS_PER_STATEMENT = 5_000
 """Below both databases' limits of bound parameters (SQLite 32,766; PostgreSQL 65,535)."""
+
+COUNTED = (
+    Outcome.id,
+    Outcome.request_id,
+    Outcome.request_key_hash,
+    Outcome.created_at,
+    Outcome.arm,
+    Outcome.stage_weight,
+    Outcome.policy_version,
+    Outcome.answer,
+    Outcome.full_answer,
+    Outcome.policy_exit_layer,
+    Outcome.confidence,
+    Outcome.depth,
+    Outcome.layers_run,
+    Outcome.shadow,
+    Outcome.shadow_layers,
+    Outcome.agreement,
+    Outcome.not_comparable,
+    Outcome.prompt_tokens,
+)
+"""What the controller reads of an outcome."""
 
 
 def insert_outcomes(session: Session, rows: Sequence[OutcomeRecord]) -> int:
@@ -95,8 +129,10 @@ def recent_traces(session: Session, domain: str, heads: str, limit: int) -> list
     return [TraceRecord.from_model(trace).to_trace() for trace in reversed(newest.all())]
 
 
-def unmonitored(session: Session, domain: str, limit: int) -> list[Outcome]:
+def unmonitored(session: Session, domain: str, limit: int) -> list[Row[Any]]:
     """The oldest `limit` outcomes that the controller has not yet counted, by id.
+
+    Rows of the columns in `COUNTED`, not entities: those take three times as long to load.
 
     Each row carries its own mark instead of the controller keeping "the last id I saw". On
     PostgreSQL an id is drawn when a row is inserted but seen when its transaction commits: a slow
@@ -106,8 +142,8 @@ def unmonitored(session: Session, domain: str, limit: int) -> list[Outcome]:
     keeps the cost at the number of new rows.
     """
     return list(
-        session.scalars(
-            select(Outcome)
+        session.execute(
+            select(*COUNTED)
             .where(Outcome.domain == domain, Outcome.monitored.is_(False))
             .order_by(Outcome.id)
             .limit(limit)
@@ -126,14 +162,14 @@ def mark_monitored(session: Session, ids: Iterable[int]) -> None:
         )
 
 
-def is_evidence(outcome: Outcome) -> bool:
+def is_evidence(outcome: Outcome | Row[Any]) -> bool:
     """Whether a row compares the policy with full depth.
 
     True for the control arm and for shadows, where a comparison was made. An early-arm row without
     a shadow is never evidence, even where it fell back and so agrees by construction: counting it
     would weigh fallbacks above exits.
     """
-    return outcome.agreement is not None and (outcome.arm == "control" or outcome.shadow)
+    return outcome.agreement is not None and bool(outcome.arm == "control" or outcome.shadow)
 
 
 def _insert_new(session: Session, rows: list[dict[str, Any]]) -> Sequence[str]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import Row
+
 from rollout.store.models import Trace
 from rollout.values import Arm, DepthTrace, ExitPoint
 
@@ -39,7 +41,7 @@ class TraceRecord:
         )
 
     @classmethod
-    def from_model(cls, row: Trace) -> TraceRecord:
+    def from_model(cls, row: Trace | Row[Any]) -> TraceRecord:
         return cls(
             heads=row.heads,
             exit_layers=tuple(row.exit_layers),
