@@ -66,6 +66,7 @@ def facts_of(
             for signal in evidence.signals
         ],
         "last_comparison_at": None if last is None else last.isoformat(),
+        "last_tick_at": None if state.decided_at is None else state.decided_at.isoformat(),
         "new_requests": evidence.requests,
         "new_comparisons": evidence.comparisons,
         "not_comparable": evidence.not_comparable,

@@ -38,9 +38,21 @@ def load_state(
     Args:
         locked: Let nobody else change it until the transaction ends. For people's commands, which
             must not fail because a controller was faster.
+
+    Raises:
+        RolloutError: what is stored is no state.
     """
     row = session.get(RolloutState, domain, with_for_update=True if locked else None)
-    return None if row is None else (DomainState.from_json(row.state), row.version)
+    if row is None:
+        return None
+    try:
+        return DomainState.from_json(row.state), row.version
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RolloutError(
+            f"domain {domain!r}: its stored state is damaged ({type(error).__name__}: {error}), "
+            "so it is at full depth. Restore the row of rollout_states, or run "
+            "`rollout calibrate` after deleting it"
+        ) from error
 
 
 def replace_state(session: Session, domain: str, state: DomainState, now: datetime) -> int:

@@ -100,6 +100,15 @@ def test_a_decision_moves_the_state_and_leaves_a_row_that_replays(ready: Store) 
     assert (entry.at, entry.last_at, entry.repeats) == (later(60), later(60), 1)
 
 
+def test_a_state_that_cannot_be_read_is_named_with_the_way_out(ready: Store) -> None:
+    with ready.write() as session:
+        row = session.get(RolloutState, "billing")
+        assert row is not None
+        row.state = {"stage": 1}
+    with ready.read() as session, pytest.raises(RolloutError, match="domain 'billing': its stored"):
+        load_state(session, "billing")
+
+
 def test_a_stale_lock_version_loses_and_writes_nothing(ready: Store) -> None:
     commit(ready, decide_to("pause"), 1)
     with pytest.raises(LostRace, match="state moved on from version 1 while controller decided"):
@@ -248,6 +257,23 @@ def test_open_incidents_close_when_the_domain_is_well_again(ready: Store, action
     assert [incident.closed_at for incident in incidents(ready)] == [later(60)]
     commit(ready, decide_to("roll_back", incident="rollback"), 4, seconds=90)
     assert [incident.closed_at for incident in incidents(ready)] == [later(60), None]
+
+
+@pytest.mark.parametrize("kind", ["stale", "broken_monitor", "clock", "sample_ratio_mismatch"])
+def test_an_errors_incident_closes_as_soon_as_a_verdict_is_possible(
+    ready: Store, kind: str
+) -> None:
+    commit(ready, decide_to("hold", kind, incident=kind), 1)
+    commit(ready, decide_to("pause", "command_pause"), 2, seconds=10)
+    assert [incident.closed_at for incident in incidents(ready)] == [None]
+    commit(ready, decide_to("hold", "thin_evidence"), 3, seconds=30)
+    assert [incident.closed_at for incident in incidents(ready)] == [later(30)]
+
+
+def test_stepping_down_blind_stays_an_incident_until_the_domain_is_well(ready: Store) -> None:
+    commit(ready, decide_to("narrow", "blind", incident="blind"), 1)
+    commit(ready, decide_to("hold", "thin_evidence"), 2, seconds=30)
+    assert [incident.closed_at for incident in incidents(ready)] == [None]
 
 
 def test_an_event_is_a_row_that_changes_no_state(ready: Store) -> None:

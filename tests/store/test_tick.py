@@ -161,6 +161,21 @@ def test_a_decision_replays_from_its_stored_row(
     replayed(ready)
 
 
+def test_a_row_of_the_ledger_holds_all_that_the_decision_rests_on(ready: Store) -> None:
+    answered(ready, 118, 2)
+    ticked(ready)
+    stored = last_row(ready)
+    assert (stored.actor, stored.rule, stored.policy_version) == ("controller", "certified", 1)
+    assert len(stored.spec_hash) == 64 and stored.reason
+    facts = stored.evidence
+    assert (facts["comparisons"], facts["mismatches"]) == (120, 2)
+    lower, upper = facts["interval"]
+    assert 0 < lower < facts["agreement"] < upper < 1
+    assert facts["evidence"]["comparisons"] == 120
+    spent, left = facts["error_budget"]["spent"], facts["error_budget"]["left"]
+    assert spent + left == pytest.approx(0.5)
+
+
 def test_a_folded_hold_replays_as_its_last(ready: Store) -> None:
     answered(ready, 20)
     ticked(ready)
