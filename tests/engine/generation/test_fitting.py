@@ -82,3 +82,18 @@ def test_a_decaying_threshold_lets_later_tokens_exit_more_easily() -> None:
     assert levels[0] == pytest.approx(0.9 * 0.8 + 0.1)
     assert TokenExits((2,), (0.8,)).threshold(0, 49, 50) == 0.8
     assert TokenExits((2,), (1.0,), decay=4.0).threshold(0, 49, 50) == 1.0
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_head_is_asked_only_where_its_gate_opens(
+    segments: Segments, requests: list[TextRequest], opens: bool
+) -> None:
+    gate = torch.zeros(segments.loaded.width + 1)
+    gate[-1] = 5.0 if opens else -5.0
+    head = TokenHead(gate=gate, ask_from=0.5)
+    answers = generate(segments, requests, TokenExits((2,), (0.0,), heads={2: head}))
+    for answer in answers:
+        assert answer.work.probes == (len(answer.tokens) if opens else 0)
+        assert set(answer.exit_layers) == {2 if opens else None}
+    if not opens:
+        assert answers == generate(segments, requests, TokenExits((2,), (1.0,)))
