@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rollout.engine.calibration import ask_every_exit, calibrate
+from rollout.engine.choice import RowPlan, answer_batch
 from rollout.engine.exactness import check_exactness, relative_difference
 from rollout.engine.families import FAMILIES
+from rollout.engine.full_depth import full_depth_answer
+from rollout.engine.heads_file import load_heads
 from rollout.engine.loading import load_model
 from rollout.engine.segments import Segments
 from rollout.engine.task import compile_task
-from tests.models import LABELS, OF_ITS_OWN, TEMPLATE, save_model
+from tests.models import LABELS, OF_ITS_OWN, TEMPLATE, random_texts, save_model
 
 DEPTH = 6
 PROMPTS = [
@@ -153,15 +157,39 @@ def test_label_scores_are_the_models_own_logits(segments: Segments) -> None:
     state = segments.advance(segments.start(prompts), DEPTH)
     ours = task.scores(segments.final_norm(state.last_hidden))
     columns = [tokens[0] for tokens in task.label_tokens]
-    assert relative_difference(ours, alone(segments, prompts)[:, columns]) <= ROUNDING
+    expected = alone(segments, prompts)[:, columns]
+    assert relative_difference(ours, expected) <= ROUNDING
+    answers = [full_depth_answer(task, [prompt]) for prompt in prompts]
+    assert answers == expected.argmax(-1).tolist()
     texts = compile_task(loaded, ("refund", "invoice and cancel"), TEMPLATE)
     branches = texts.encode("old plan")
     state = segments.advance(segments.start(branches), DEPTH)
     ours = texts.scores(segments.final_norm(state.last_hidden))
     opinion = alone(segments, branches).log_softmax(-1)
     long = texts.label_tokens[1]
-    expected = sum(opinion[texts.branches.index(long[:i]), t] for i, t in enumerate(long))
-    assert float(ours[0, 1]) == pytest.approx(float(expected), abs=1e-4)
+    summed = sum(opinion[texts.branches.index(long[:i]), t] for i, t in enumerate(long))
+    assert float(ours[0, 1]) == pytest.approx(float(summed), abs=1e-4)
+
+
+@pytest.mark.parametrize("head", ["logit_lens", "tuned_lens", "label_head"])
+@pytest.mark.parametrize("family", ["gemma2", "opt"])
+def test_heads_read_soft_capped_and_projected_models(
+    family: str, head: str, tmp_path: Path
+) -> None:
+    segments = Segments(load_model(save_model(tmp_path, 1, family, **OF_ITS_OWN[family])))
+    task = compile_task(segments.loaded, LABELS, TEMPLATE)
+    texts = random_texts(56)
+    fitted = calibrate(
+        segments, task, texts[:48], exit_layers=(2, 4), criterion="margin", head=head
+    )
+    digest = fitted.heads.save(tmp_path)
+    heads = load_heads(tmp_path, digest, task)
+    prompts = [task.encode(text) for text in texts[48:]]
+    policy = ask_every_exit(heads, DEPTH)
+    results = answer_batch(segments, task, prompts, [RowPlan()] * 8, policy, heads)
+    answers = [result.answer.label for result in results if result.answer]
+    assert answers == [full_depth_answer(task, prompt) for prompt in prompts]
+    assert all(result.trace and len(result.trace.exits) == 2 for result in results)
 
 
 def test_a_model_that_norms_after_each_layer_and_not_at_the_end_is_taken(tmp_path: Path) -> None:
