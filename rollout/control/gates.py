@@ -67,6 +67,12 @@ def thin(tick: Tick) -> Decision | None:
             f"Needs {count_of(missing, 'more comparison')}: {tick.seen}, at least "
             f"{spec.min_evidence:,} at each stage.",
         )
+    if tick.facts["agreement"] is None:
+        return tick.hold(
+            "no_ceiling",
+            "Agreement is read relative to how often the full model agrees with itself, and no two "
+            "full answers were compared yet; shadow.replay_share draws them.",
+        )
     e_value, needed = tick.facts["e_value"], tick.facts["needed_e_value"]
     if e_value < needed:
         more = tick.facts["comparisons_needed"]

@@ -20,6 +20,9 @@ from rollout.control.steering import AgreementSpec
 from rollout.stats.ladder import ThresholdLadder, alpha_share
 from rollout.values import DepthTrace
 
+GRID = (1.0, *(round(0.99 - 0.02 * step, 2) for step in range(20)))
+"""Thresholds for a ladder where calibration tried none: no rows proposed them."""
+
 
 def ladder_of(spec: DomainSpec, state: DomainState, heads: str) -> Ladder | None:
     """The domain's ladder, where it is one for these heads and the spec's target."""
@@ -40,11 +43,9 @@ def with_new_ladder(
     Args:
         heads: Content hash of the live policy's exit heads.
         thresholds: Candidates, proposed by other rows than will judge them: those that calibration
-            tried. None of them: no ladder.
+            tried. None of them: a fixed grid.
     """
-    falling = sorted(set(thresholds), reverse=True)
-    if not falling:
-        return replace(state, ladder=None)
+    falling = sorted(set(thresholds or GRID), reverse=True)
     number = state.ladders + 1
     share = alpha_share(spec.agreement.alpha, number)
     test = ThresholdLadder.start(falling, tolerated(spec.agreement.target), share)

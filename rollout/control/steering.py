@@ -47,7 +47,7 @@ class AgreementSpec(Section):
     noise_ceiling: bool = Field(
         default=False,
         description="Read agreement relative to how often the full model agrees with itself, "
-        "from the pairs that shadow.replay_share draws.",
+        "from the pairs that shadow.replay_share draws, then from the control arm, too.",
     )
 
     @model_validator(mode="after")

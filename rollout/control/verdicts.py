@@ -32,6 +32,7 @@ VERDICTS: dict[str, Verdict] = {
     "top_stage": "inconclusive",
     "dwell": "inconclusive",
     "min_evidence": "inconclusive",
+    "no_ceiling": "inconclusive",
     "thin_evidence": "inconclusive",
     "below_target": "inconclusive",
     "stale": "error",

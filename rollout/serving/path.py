@@ -195,7 +195,7 @@ class ServingPath:
         return [
             ShadowReplay(row.request.request_id, row.request.domain, row.request.text)
             for row in rows
-            if row.shadow
+            if (row.shadow or (row.arm == "control" and engine.spec.agreement.noise_ceiling))
             and share(REPLAY_SALT, row.request.domain, row.request.request_id)
             < engine.spec.shadow.replay_share
         ]

@@ -10,7 +10,7 @@ import pytest
 from rollout.control.alarms import wants_tighter
 from rollout.control.decide import decide
 from rollout.control.decision import CertifiedThreshold, Evidence
-from rollout.control.ladder import climbed, ladder_of, trace_severity, with_new_ladder
+from rollout.control.ladder import GRID, climbed, ladder_of, trace_severity, with_new_ladder
 from rollout.control.loosening import wants_looser
 from rollout.control.schema import DomainSpec
 from rollout.control.state import DomainState, Monitor
@@ -141,8 +141,11 @@ def test_a_ladder_certifies_the_boldest_threshold_that_holds() -> None:
     assert ladder.test.threshold == 0.7
 
 
-def test_without_candidates_there_is_no_ladder() -> None:
-    assert with_new_ladder(SPEC, well(), "heads-1", []).ladder is None
+def test_without_candidates_of_a_calibration_the_ladder_has_a_fixed_grid() -> None:
+    ladder = with_new_ladder(SPEC, well(), "heads-1", []).ladder
+    assert ladder is not None
+    assert ladder.test.thresholds == GRID
+    assert (GRID[0], GRID[1], GRID[-1]) == (1.0, 0.99, 0.61)
 
 
 def test_a_ladders_losses_are_the_specs_severities() -> None:

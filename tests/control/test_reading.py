@@ -104,6 +104,14 @@ def test_a_real_drop_alarms_under_the_ceiling_too() -> None:
     assert "floor" in monitor.update(seen).alarms
 
 
+def test_without_a_pair_of_full_answers_nothing_is_promoted() -> None:
+    state = seeing(at_stage(NOISY, 1), compared(1_000, 5, at=LATER))
+    held = decide(NOISY, state, QUIET, LATER)
+    assert (held.action, held.rule) == ("hold", "no_ceiling")
+    known = replace(state, monitor=state.monitor.update([], full_pairs=[True] * 200))
+    assert decide(NOISY, known, QUIET, LATER).action == "promote"
+
+
 def test_full_pairs_stay_when_the_stage_changes() -> None:
     state = at_stage(NOISY, 2)
     state = replace(state, monitor=state.monitor.update([], full_pairs=[True] * 50))

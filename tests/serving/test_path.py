@@ -460,6 +460,21 @@ def test_the_domains_share_of_the_shadows_is_chosen_for_a_replay(
     assert {shadow.request_id for shadow in worker.replays} == shadowed != set()
 
 
+def test_under_a_noise_ceiling_control_answers_are_replayed_too(
+    sqlite_store: Store, make_worker: Callable[..., Worker]
+) -> None:
+    worker = make_worker(
+        sqlite_store,
+        shadow={"rate": 0.5, "replay_share": 1.0},
+        agreement={"noise_ceiling": True},
+    )
+    worker.serve(BATCH)
+    full = {
+        row.request_id for row in worker.outcomes().values() if row.shadow or row.arm == "control"
+    }
+    assert {shadow.request_id for shadow in worker.replays} == full
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from rollout.control.ladder import GRID
 from rollout.control.spec import DomainSpec
 from rollout.control.state import DomainState
 from rollout.store.catalog import load_policy, newest_version, save_policy
@@ -234,11 +235,12 @@ def test_the_ladder_goes_on_under_the_new_version(store: Store) -> None:
     assert (state.ladder.test.count, state.ladders) == (504, 1)
 
 
-def test_a_ladder_needs_candidates_that_calibration_proposed(store: Store) -> None:
+def test_where_calibration_tried_nothing_a_grid_is_certified(store: Store) -> None:
     live(store, stage=3, thresholds=(0.99, 0.99))
-    answered(store, 400)
-    assert ticked(store).rule == "top_stage"
-    assert standing(store).ladder is None
+    answered(store, 400, 4)
+    decision = ticked(store)
+    assert decision.action == "loosen"
+    assert decision.threshold in GRID
 
 
 def test_without_the_threshold_lever_nothing_is_loosened(store: Store) -> None:
