@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from benchmarks.reference.training import Plan, Progress, train
 from rollout.engine.loading import load_model
 from rollout.engine.task import compile_task
 
-PLAN = Plan(depth=2, width=32, inner=64, heads=2, pools=8, batch_tokens=256, rate=3e-3)
+PLAN = Plan(depth=2, width=32, inner=64, heads=2, pools=8, batch_tokens=256, rate=6e-3)
+SHORT = replace(PLAN, epochs_scale=0.25)
 MAILS = TextSet(
     "mails",
     ("pay_now", "refund"),
@@ -31,7 +33,7 @@ MAILS = TextSet(
         for row in range(60)
         for word, label in (("charge", "pay_now"), ("return", "refund"))
     ),
-    (Row("a", "please charge it", "pay_now"), Row("b", "return it please", "refund")),
+    (Row("a", "please charge number 99", "pay_now"), Row("b", "please return number 99", "refund")),
 )
 HARD = TextSet(
     "heading",
@@ -59,8 +61,9 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer(pieces: Path) -> PreTrainedTokenizerFast:
-    corpus = [each.prompt(row.text) for each in (MAILS, HARD) for row in each.train]
-    return build_tokenizer(pieces, corpus, [*MAILS.labels, *HARD.labels], 256)
+    labels = [*MAILS.labels, *HARD.labels]
+    prompts = [each.prompt(row.text) for each in (MAILS, HARD) for row in each.train]
+    return build_tokenizer(pieces, [*labels, *prompts], labels, 256)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +77,8 @@ def prepared(tokenizer: PreTrainedTokenizerFast, pieces: Path) -> Prepared:
         tokenizer,
         start_vectors(tokenizer, pieces, random.normal(size=(len(known), 32)).astype(np.float32)),
         {
-            "mails": Source(encode_set(tokenizer, MAILS), 4.0, True),
-            "heading": Source(encode_set(tokenizer, HARD), 1.0, False),
+            "mails": Source(encode_set(tokenizer, MAILS), 12.0, True),
+            "heading": Source(encode_set(tokenizer, HARD), 2.0, False),
         },
         {"mails": Lesson(np.array(tokenizer.convert_tokens_to_ids(MAILS.labels)), soft, vectors)},
         {},
@@ -83,11 +86,11 @@ def prepared(tokenizer: PreTrainedTokenizerFast, pieces: Path) -> Prepared:
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(prepared: Prepared, tmp_path: Path) -> None:
-    whole = train(PLAN, prepared, tmp_path / "whole")
+    whole = train(SHORT, prepared, tmp_path / "whole")
     steps: list[Progress] = []
     for _ in range(3):
-        train(PLAN, prepared, tmp_path / "parts", steps.append, stop_after=0.0)
-    parts = train(PLAN, prepared, tmp_path / "parts", steps.append)
+        train(SHORT, prepared, tmp_path / "parts", steps.append, stop_after=0.0)
+    parts = train(SHORT, prepared, tmp_path / "parts", steps.append)
     assert [step.done for step in steps] == sorted({step.done for step in steps})
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, parts.state_dict()[name]), name
@@ -96,7 +99,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(prepared: Prepared, tmp_path: 
 def test_a_checkpoint_of_another_plan_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     train(PLAN, prepared, tmp_path, stop_after=0.0)
     with pytest.raises(ValueError, match="another plan"):
-        train(Plan(depth=3), prepared, tmp_path)
+        train(replace(PLAN, depth=3), prepared, tmp_path)
 
 
 def test_the_trained_model_answers_and_is_served_as_it_was_trained(
@@ -162,7 +165,7 @@ def test_the_teacher_labels_a_row_without_having_seen_it() -> None:
     """Labels that nothing explains: a teacher that had seen them would repeat them."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 200).tolist()
-    texts = [f"word{row}" for row in range(200)]
+    texts = [f"word{row % 40} word{row % 7}" for row in range(200)]
     vectors = random.normal(size=(200, 32)).astype(np.float32)
     taught = teach(texts, vectors, labels, texts, vectors, labels)
     assert np.allclose(taught.soft.sum(1), 1.0, atol=1e-4)
