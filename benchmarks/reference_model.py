@@ -2,7 +2,9 @@
 
 Accuracy at full depth on held-out rows against TF-IDF with logistic regression on the same split
 (every set but mmlu_business, where both are at chance), and against the half-depth twin, trained in
-the same way, on the generated tasks. The value is the smallest lead over bag of words.
+the same way, on `cups`, whose answer must be computed step by step. The value is the smallest lead
+over bag of words. `heading` was meant as a second such task; neither depth learns it within this
+training (half of the answers are right), so it says nothing of depth and is only reported.
 
 Training asks the last layer alone, for the answer alone; no earlier layer is trained to answer. Its
 help: word pieces and start vectors of a published sentence encoder (MiniLM, 256 principal axes),
@@ -21,6 +23,7 @@ import torch
 from benchmarks.form import Measured
 from benchmarks.reference import load_reference, reference_model_folder
 from benchmarks.reference.evaluating import accuracy
+from benchmarks.reference.hard_tasks import MOST_STEPS, answers_of
 from benchmarks.reference.sets import BUSINESS_SETS, HARD_SETS, SETS, TextSet, read_set
 from rollout.engine.loading import LoadedModel
 
@@ -38,7 +41,8 @@ PUBLISHED_BAG_OF_WORDS = {
 }
 """Of ../shared/data/README.md, on a split of its own."""
 QUICK_ROWS = 120
-HARD_ROWS = 2000
+HARD_ROWS = 3000
+DEPTH_TASK = "cups"
 
 
 def measure(quick: bool) -> Measured:
@@ -50,26 +54,40 @@ def measure(quick: bool) -> Measured:
         for row in rows
         if row["set"] in BUSINESS_SETS and row["set"] != AT_CHANCE
     }
-    depth_leads = {
-        row["set"]: row["accuracy"] - row["half_depth"] for row in rows if row["set"] in HARD_SETS
-    }
+    steps = _by_steps(models, quick)
+    depth_lead = next(
+        row["accuracy"] - row["half_depth"] for row in rows if row["set"] == DEPTH_TASK
+    )
     least = min(leads.values())
     return Measured(
         name="reference_model",
         value=round(least, 4),
         unit="smallest lead in accuracy over bag of words",
-        bar="> 0 on every set, and full depth beats half depth on the generated tasks",
-        holds=least > 0 and min(depth_leads.values()) > 0,
+        bar=f"> 0 on every set but {AT_CHANCE}, and full depth beats half depth on {DEPTH_TASK}",
+        holds=least > 0 and depth_lead > 0,
         details={
             "rows": "a sample" if quick else "all held-out rows",
             "accuracy": rows,
-            "smallest lead of full over half depth on the generated tasks": round(
-                min(depth_leads.values()), 4
-            ),
+            f"{DEPTH_TASK} by steps": steps,
+            f"lead of full over half depth on {DEPTH_TASK}": round(depth_lead, 4),
             "training": [_training(depth) for depth in (12, HALF)],
             "training command": "python -m benchmarks.train_reference [--depth 6]",
         },
     )
+
+
+def _by_steps(models: dict[str, LoadedModel], quick: bool) -> list[dict[str, Any]]:
+    text_set = read_set(DEPTH_TASK)
+    table = []
+    for steps in range(1, MOST_STEPS[DEPTH_TASK] + 1):
+        rows = [row for row in text_set.held_out if len(answers_of(DEPTH_TASK, row.text)) == steps]
+        rows = rows[: QUICK_ROWS // 4 if quick else QUICK_ROWS * 3]
+        shares = {
+            name: round(accuracy(loaded.model, loaded.tokenizer, text_set, rows), 3)
+            for name, loaded in models.items()
+        }
+        table.append({"steps": steps, "rows": len(rows), **shares})
+    return table
 
 
 def _row(text_set: TextSet, models: dict[str, LoadedModel], quick: bool) -> dict[str, Any]:
