@@ -46,8 +46,14 @@ SPEC = DomainSpec.from_json({"task": TASK})
 REMEDIES = (
     (
         "low_traffic",
-        "stages 0, 0.1, 1",
-        DomainSpec.from_json({"task": TASK, "stages": [0, 0.1, 1]}),
+        "stages 0, 0.1, 1; stale after 8h",
+        DomainSpec.from_json(
+            {
+                "task": TASK,
+                "stages": [0, 0.1, 1],
+                "evidence": {"stale_after": "8h", "blind_after": "48h"},
+            }
+        ),
     ),
     (
         "one_bad_label",

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from importlinter import cli
 
-from rollout.cli.reference import COMMAND, cli_reference, configuration_reference
+from rollout.cli.reference import (
+    COMMAND,
+    cli_reference,
+    configuration_reference,
+    scenario_reference,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rollout", "workers", "dashboards", "benchmarks")
@@ -46,7 +51,12 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "made"), [("cli.md", cli_reference), ("configuration.md", configuration_reference)]
+    ("name", "made"),
+    [
+        ("cli.md", cli_reference),
+        ("configuration.md", configuration_reference),
+        ("scenarios.md", scenario_reference),
+    ],
 )
 def test_a_reference_says_what_the_code_says(name: str, made: Callable[[], str]) -> None:
     stands = (ROOT / "docs" / name).read_text("utf-8")

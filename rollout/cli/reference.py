@@ -9,7 +9,7 @@ import enum
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -20,6 +20,7 @@ from rollout.cli import DEBUG, app
 from rollout.control.durations import format_duration
 from rollout.control.schema import Spec
 from rollout.settings import Settings
+from rollout.simulation.scenario import Scenario, load_shipped, shipped
 
 COMMAND = "python -m rollout.cli.reference"
 NOTICE = f"<!-- Made by `{COMMAND}`: change the code, not this file. -->"
@@ -101,6 +102,28 @@ def configuration_reference() -> str:
     return "\n".join(lines) + "\n"
 
 
+def scenario_reference() -> str:
+    """docs/scenarios.md."""
+    lines = [
+        NOTICE,
+        "# Scenarios of `rollout simulate`",
+        "",
+        "A scenario is one synthetic future: what traffic and the true agreement do, which no "
+        "controller sees. Shipped ones go by their name, others by their file.",
+        "",
+        "| shipped | shows |",
+        "| --- | --- |",
+        *[_row(f"`{name}`", load_shipped(name).shows) for name in shipped()],
+        "",
+        "## Keys",
+        "",
+        "| key | default | meaning |",
+        "| --- | --- | --- |",
+        *_keys(Scenario),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         below = _section_in(field)
@@ -108,8 +131,10 @@ def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if below is None:
             yield _row(f"`{key}`", _key_default(field), field.description or "")
             continue
-        many = field.annotation is not below
-        key += ".NAME" if many else ""
+        if get_origin(field.annotation) is dict:
+            key += ".NAME"
+        elif get_origin(field.annotation) is tuple:
+            key += "[]"
         yield _row(f"**`{key}`**", "", field.description or "")
         yield from _keys(below, f"{key}.")
 
@@ -147,10 +172,11 @@ def _row(*cells: str) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write both references."""
+    """Write the references."""
     folder.mkdir(exist_ok=True)
     (folder / "cli.md").write_text(cli_reference(), encoding="utf-8")
     (folder / "configuration.md").write_text(configuration_reference(), encoding="utf-8")
+    (folder / "scenarios.md").write_text(scenario_reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":
