@@ -76,8 +76,9 @@ def _prepare(folder: Path) -> str:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     segments = Segments(load_model(folder))
-    texts = [ticket.text for ticket in generate(96, seed=1)]
-    return calibrate(segments, _task(segments), texts, exit_layers=EXIT_LAYERS).heads.save(folder)
+    texts = [ticket.text for ticket in generate(24, seed=1)]
+    fitted = calibrate(segments, _task(segments), texts, exit_layers=EXIT_LAYERS, head="label_head")
+    return fitted.heads.save(folder / "heads")
 
 
 def _peak_mb(way: str, folder: str, digest: str) -> float:
@@ -120,7 +121,7 @@ def _serving(folder: Path, digest: str) -> None:
     torch.set_num_threads(2)
     segments = load_checked(folder, ModelSpec(id="."))
     task = _task(segments)
-    heads = load_heads(folder, digest, task)
+    heads = load_heads(folder / "heads", digest, task)
     policy = ExitPolicy(
         *("", 1, heads.layers, (0.9,) * len(heads.layers), digest),
         *(heads.criterion, heads.model_revision, DEPTH),

@@ -182,8 +182,8 @@ def test_heads_read_soft_capped_and_projected_models(
     fitted = calibrate(
         segments, task, texts[:48], exit_layers=(2, 4), criterion="margin", head=head
     )
-    digest = fitted.heads.save(tmp_path)
-    heads = load_heads(tmp_path, digest, task)
+    digest = fitted.heads.save(tmp_path / "heads")
+    heads = load_heads(tmp_path / "heads", digest, task)
     prompts = [task.encode(text) for text in texts[48:]]
     policy = ask_every_exit(heads, DEPTH)
     results = answer_batch(segments, task, prompts, [RowPlan()] * 8, policy, heads)
