@@ -17,7 +17,7 @@ from rollout.simulation.truth import Bools, Floats, Truth
 
 def lost(spec: DomainSpec, truth: Truth) -> Bools:
     """Ticks at which true agreement is below the floor, or a guarded label's below its guard."""
-    below: Bools = truth.agreement < spec.agreement.floor - 1e-12
+    below: Bools = truth.judged_agreement < spec.agreement.floor - 1e-12
     for label, guard in spec.guarded.items():
         below |= truth.exit_error(label) > 1.0 - guard + 1e-12
     return below
@@ -25,7 +25,7 @@ def lost(spec: DomainSpec, truth: Truth) -> Bools:
 
 def on_target(spec: DomainSpec, truth: Truth) -> Bools:
     """Ticks at which true agreement is at the target or above, and nothing is lost."""
-    on: Bools = (truth.agreement >= spec.agreement.target - 1e-12) & ~lost(spec, truth)
+    on: Bools = (truth.judged_agreement >= spec.agreement.target - 1e-12) & ~lost(spec, truth)
     return on
 
 

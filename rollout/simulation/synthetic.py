@@ -72,7 +72,13 @@ class Future:
         made: dict[int, Comparison] = {}
         for kind in set(kinds):
             label, way = divmod(kind, 3)
-            made[kind] = Comparison(now, way != _DIFFERENT, way != _FULL, self.truth.labels[label])
+            made[kind] = Comparison(
+                at=now,
+                matched=way != _DIFFERENT,
+                exited=way != _FULL,
+                label=self.truth.labels[label],
+                severity=float(self.truth.severity[label]),
+            )
         return Arrivals(
             requests=len(early),
             comparisons=[made[kind] for kind in kinds],

@@ -30,6 +30,7 @@ class Truth:
     share: Of the traffic, [ticks, labels], rows sum to 1.
     error: Share of a label's requests answered otherwise, [ticks, labels].
     exits: Share of a label's requests that exit early, [ticks, labels], at least `error`.
+    severity: What a wrong early answer costs, [labels], in [0, 1].
     outage: No comparison arrives, [ticks].
     calibrations: Ticks at which a new policy version starts.
     """
@@ -40,6 +41,7 @@ class Truth:
     share: Floats
     error: Floats
     exits: Floats
+    severity: Floats
     outage: Bools
     calibrations: frozenset[int]
 
@@ -52,6 +54,12 @@ class Truth:
     def agreement(self) -> Floats:
         """Of the domain, [ticks]."""
         agreement: Floats = 1.0 - (self.share * self.error).sum(axis=1)
+        return agreement
+
+    @property
+    def judged_agreement(self) -> Floats:
+        """1 - mean cost, [ticks]: what is held against target and floor."""
+        agreement: Floats = 1.0 - (self.share * self.error) @ self.severity
         return agreement
 
     @property
@@ -107,6 +115,8 @@ def truth_of(scenario: Scenario, spec: DomainSpec) -> Truth:
         share=np.tile(share / share.sum(), (ticks, 1)),
         error=1.0 - agreement,
         exits=exits,
+        # Which wrong label is answered is not simulated: the costliest.
+        severity=np.array([spec.agreement.loss(label, None) for label in labels]),
         outage=outage,
         calibrations=frozenset(
             event.at // scenario.tick for event in scenario.events if event.calibrate

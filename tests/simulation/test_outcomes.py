@@ -16,6 +16,7 @@ from rollout.simulation.many import FEW, play_many, processes
 from rollout.simulation.outcome import Outcome, outcome_of
 from rollout.simulation.path import Move, Path
 from rollout.simulation.summary import summary_of
+from rollout.simulation.synthetic import simulate
 from rollout.simulation.truth import Truth, truth_of
 from tests.simulation.examples import a_future, a_spec, all_labels
 
@@ -86,6 +87,19 @@ def test_a_promotion_while_agreement_is_lost_is_a_false_one() -> None:
     )
     told = judged(at(1.0, 120, 0.0, *moves))
     assert (told.promotions, told.false_promotions) == (2, 1)
+
+
+def test_errors_that_cost_less_count_less_for_controller_and_oracle() -> None:
+    event = {"at": "2d", "labels": ["refund"], "agreement": 0.8}
+    scenario = a_future(events=[event])
+    mild = a_spec(agreement={"severity": {"refund": 0.1}})
+    grave, light = truth_of(scenario, SPEC), truth_of(scenario, mild)
+    assert lost(SPEC, grave)[-1] and not lost(mild, light)[-1]
+    assert light.judged_agreement[-1] == pytest.approx(1 - 0.7 * 0.008 - 0.3 * 0.2 * 0.1)
+    walked = list(simulate(mild, light, None, 0))
+    costs = {one.loss for step in walked for one in step.arrivals.comparisons}
+    assert costs == {0.0, 0.1, 1.0}
+    assert walked[-1].state.stage == 5
 
 
 # --- the oracle ---------------------------------------------------------------------------------
