@@ -1,8 +1,8 @@
 """A shadow that continues costs the skipped layers' share of a recomputation, and no more.
 
 Random Llama models, rows that were answered after a quarter, half or three quarters of the layers:
-the time of going on from there to the full model's logits, over the time of computing them from the
-tokens. The two take turns.
+the time of going on from there to the full model's label scores, over the time of computing them
+from the tokens. The two take turns.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 
 from benchmarks.form import Measured
 from benchmarks.full_depth_overhead import TOKENS, random_llama
-from rollout.engine.segments import Segments
+from rollout.engine.segments import Segments, SegmentState
 
 TOLERANCE = 0.05
+LABELS = 8
 MODELS = {"d256": (12, 256), "d1024": (24, 1024)}
 REPEATS = {("d256", 1): 300, ("d256", 8): 100, ("d256", 32): 24, ("d1024", 1): 16, ("d1024", 8): 6}
 
@@ -51,15 +52,20 @@ def measure(quick: bool) -> Measured:
 @torch.inference_mode()
 def _over(segments: Segments, batch: int, exit_layer: int, repeats: int) -> float:
     depth = segments.loaded.depth
+    label_rows = segments.loaded.unembedding.weight[:LABELS]
+
+    def scores(state: SegmentState) -> torch.Tensor:
+        return segments.final_norm(segments.advance(state, depth).last_hidden) @ label_rows.T
+
     prompts = torch.randint(1, segments.loaded.vocabulary, (batch, TOKENS)).tolist()
     costs = []
     for _ in range(repeats):
         answered = segments.advance(segments.start(prompts), exit_layer)
         began = perf_counter()
-        continued = segments.finish(segments.advance(answered, depth))
+        continued = scores(answered)
         between = perf_counter()
-        again = segments.finish(segments.advance(segments.start(prompts), depth))
+        again = scores(segments.start(prompts))
         costs.append((between - began) / (perf_counter() - between))
     if not torch.equal(continued, again):
-        raise AssertionError("the continuation gives other logits than the recomputation")
+        raise AssertionError("the continuation gives other scores than the recomputation")
     return median(costs) / ((depth - exit_layer) / depth)
