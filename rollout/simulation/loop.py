@@ -32,6 +32,7 @@ class Arrivals:
         saved_layers: What early answers saved.
         shadow_layers: What was computed only to compare.
         killed: Whether the kill switch is on.
+        full_pairs: Whether each pair of full answers to one request matched.
     """
 
     requests: int
@@ -41,6 +42,7 @@ class Arrivals:
     saved_layers: float = 0.0
     shadow_layers: float = 0.0
     killed: bool = False
+    full_pairs: Sequence[bool] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def counted(state: DomainState, new: Arrivals) -> DomainState:
     """The state that has seen these."""
     return replace(
         state,
-        monitor=state.monitor.update(new.comparisons, new.requests),
+        monitor=state.monitor.update(new.comparisons, new.requests, full_pairs=new.full_pairs),
         saved_layers=state.saved_layers + new.saved_layers,
         shadow_layers=state.shadow_layers + new.shadow_layers,
     )

@@ -69,6 +69,12 @@ class Future:
         early, shadowed, compared = self._treated(first, end, state)
         exited = self.kinds[requests] % 3 != _FULL
         kinds = self.kinds[requests][compared].tolist()
+        pairs = 0
+        if self.spec.agreement.noise_ceiling:
+            # As the request path draws them: of the shadows and of the control arm.
+            of = np.where(early, shadow_rate(self.spec, state), 1.0)
+            again = self.shadow[requests] < self.spec.shadow.replay_share * of
+            pairs = int(np.count_nonzero(compared & again))
         made: dict[int, Comparison] = {}
         for kind in set(kinds):
             label, way = divmod(kind, 3)
@@ -85,6 +91,8 @@ class Future:
             first_unseen=now if len(early) and not kinds else None,
             saved_layers=float(np.count_nonzero(early & exited)),
             shadow_layers=float(np.count_nonzero(early & exited & shadowed)),
+            # The simulated full model always agrees with itself.
+            full_pairs=[True] * pairs,
         )
 
     def compared(self, first: int, end: int, state: DomainState) -> list[Bools]:

@@ -167,3 +167,12 @@ def test_few_requests_do_not_make_a_healthy_domain_blind() -> None:
         rules = [step.decision.rule for step in steps(scenario, a_spec(), seed)]
         assert "top_stage" in rules
         assert "blind" not in rules
+
+
+def test_under_a_noise_ceiling_the_full_model_s_pairs_are_drawn_and_a_rollout_climbs() -> None:
+    spec = a_spec(agreement={"noise_ceiling": True}, shadow={"replay_share": 0.5})
+    walked = steps(a_future(duration="8d"), spec)
+    pairs = sum(len(step.arrivals.full_pairs) for step in walked)
+    compared = sum(len(step.arrivals.comparisons) for step in walked)
+    assert pairs == pytest.approx(compared / 2, rel=0.1)
+    assert walked[-1].state.stage > 0
