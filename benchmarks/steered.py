@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rollout.engine.choice import RowPlan, RowResult, answer_batch
 from rollout.engine.collect import collect
+from rollout.engine.costs import LoopCosts
 from rollout.engine.heads import ExitHead, ExitHeads
 from rollout.engine.loading import LoadedModel
 from rollout.engine.segments import Segments
@@ -109,10 +110,11 @@ def answer(
     steering: tuple[ExitPolicy, ExitHeads] | None,
     *,
     may_exit: bool,
+    costs: LoopCosts | None = None,
 ) -> list[RowResult]:
     policy, heads = steering or (None, None)
     plans = [RowPlan(may_exit=may_exit)] * len(prompts)
-    return answer_batch(subject.segments, subject.task, prompts, plans, policy, heads)
+    return answer_batch(subject.segments, subject.task, prompts, plans, policy, heads, costs=costs)
 
 
 def check_exits(results: Sequence[RowResult], exits: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from rollout.engine.costs import LoopCosts
 
 WORDS = "please refund my invoice and cancel the old plan before the next payment of march".split()
 LABELS = ("refund", "invoice", "payment", "cancel")
-EAGER = LoopCosts(call_ms=1e6, token_ms=1.0, gather_ms=0.0, gather_token_ms=0.0)
+EAGER = LoopCosts(call_ms=1e6, token_ms=1.0, gather_ms=0.0)
 """One batch for all, and whoever is done is taken out at once."""
 TEMPLATE = "mail : {{ text }}\nintent :"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rollout.engine.costs import LoopCosts, loop_costs
 from rollout.engine.criteria import Earlier
-from rollout.engine.heads import ExitHeads, look, tie, view_weights
+from rollout.engine.heads import ExitHeads, look, view_weights
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask
 from rollout.values import DepthTrace, ExitPoint, ExitPolicy
@@ -112,7 +112,9 @@ def answer_batch(
     if policy is not None and heads is not None:
         live = _Live.of(policy, heads, task)
     costs = costs or loop_costs(segments)
-    for places in costs.split([row.prompt_tokens for row in rows], segments.loaded.depth):
+    stops = len(live.cuts) if live is not None and any(row.plan.may_exit for row in rows) else 0
+    lengths = [row.prompt_tokens for row in rows]
+    for places in costs.split(lengths, segments.loaded.depth, stops):
         part = [(place, rows[place]) for place in places]
         _Batch(segments, task, [prompts[place] for place in places], part, live, on_answer).run(
             costs
@@ -133,7 +135,7 @@ class _Live:
         if policy.exit_layers != heads.layers:
             # What an exit is worth rests on what the exit before it said: none can be left out.
             raise ValueError(f"exit layers {policy.exit_layers}, but heads at {heads.layers}")
-        apart = tie(task.loaded)
+        apart = task.tie
         return cls(policy, heads, tuple(_log_odds(each) + apart for each in policy.thresholds))
 
     def point(self, exit_: int, label: float, log_odds: float) -> tuple[ExitPoint, bool]:

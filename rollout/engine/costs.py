@@ -16,8 +16,9 @@ from rollout.engine.task import ChoiceTask
 REPEATS = 15
 FEWEST_REPEATS, ENOUGH_S = 3, 1.0
 """A slow model is measured at least so often, and no more after so many seconds."""
-LOOP_REPEATS = 7
-FEW, MANY = (1, 16), (8, 32)
+LOOP_REPEATS, LOOP_SECONDS = 20, 0.3
+"""Each part of the loop is timed so often, or so long."""
+FEW, MANY = (1, 16), (4, 32)
 """Batches (rows, tokens) between which a layer's time is taken to be linear in its tokens."""
 
 
@@ -36,21 +37,18 @@ class LoopCosts:
     Attributes:
         call_ms: Of a layer, however small the batch.
         token_ms: Of each token of a batch (rows x padded length) on top.
-        gather_ms: Of taking rows out of a batch, however few.
-        gather_token_ms: Of each token that stays.
+        gather_ms: Of taking rows out of a batch.
     """
 
     call_ms: float
     token_ms: float
     gather_ms: float
-    gather_token_ms: float
 
     def compacting_pays(self, layers: int, tokens: int, tokens_after: int) -> bool:
         """Whether the layers up to the next exit save more than taking the rows out costs."""
-        gain = layers * self.token_ms * (tokens - tokens_after)
-        return gain > self.gather_ms + self.gather_token_ms * tokens_after
+        return layers * self.token_ms * (tokens - tokens_after) > self.gather_ms
 
-    def split(self, lengths: Sequence[int], depth: int) -> list[list[int]]:
+    def split(self, lengths: Sequence[int], depth: int, stops: int) -> list[list[int]]:
         """Places of rows in batches of similar length, where that saves more than a batch costs.
 
         The cheapest division of the rows in order of length, by dynamic programming; the shortest
@@ -58,13 +56,17 @@ class LoopCosts:
 
         Args:
             lengths: Tokens of each row.
+            depth: Layers to run.
+            stops: Exits at which each batch is asked and perhaps gathered anew.
         """
+        # Twice: smaller batches use the processor worse, too.
+        batch = 2 * (self.call_ms + self.gather_ms * (stops + 1) / depth)
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         cheapest, start = [0.0], [0]
         for end in range(1, len(order) + 1):
             longest = lengths[order[end - 1]]
             cost, begin = min(
-                (cheapest[begin] + self.call_ms + self.token_ms * longest * (end - begin), begin)
+                (cheapest[begin] + batch + self.token_ms * longest * (end - begin), begin)
                 for begin in range(end)
             )
             cheapest.append(cost)
@@ -92,33 +94,28 @@ def _measure_loop(segments: Segments) -> LoopCosts:
     few, many = FEW[0] * FEW[1], MANY[0] * MANY[1]
     token_s = max(many_s - few_s, 0.0) / (many - few)
     rows, tokens = MANY
-    state = segments.start([[0] * tokens] * rows)
-
-    def gather(keep: int) -> float:
-        return min(
-            _seconds(lambda: segments.compact(state, range(keep)).hidden[0, 0, 0].item())
-            for _ in range(LOOP_REPEATS)
-        )
-
-    one_s, half_s = gather(1), gather(rows // 2)
-    gather_token_s = max(half_s - one_s, 0.0) / (tokens * (rows // 2 - 1))
+    # Of unlike length, and the longest leaves: the batch must be masked and cut anew.
+    state = segments.start([[0] * (tokens // (row + 1)) for row in range(rows)])
+    gather_s = _fastest(lambda: segments.compact(state, range(1, rows)).hidden[0, 0, 0].item())
     return LoopCosts(
         call_ms=1000 * max(few_s - few * token_s, 0.0),
         token_ms=1000 * token_s,
-        gather_ms=1000 * one_s,
-        gather_token_ms=1000 * gather_token_s,
+        gather_ms=1000 * gather_s,
     )
 
 
 def _layer_s(segments: Segments, rows: int, tokens: int) -> float:
-    layers = min(4, segments.loaded.depth)
     state = segments.start([[0] * min(tokens, segments.loaded.context_tokens)] * rows)
+    return _fastest(lambda: segments.advance(state, 1).hidden[0, 0, 0].item())
 
-    def run() -> None:
-        segments.advance(state, layers).hidden[0, 0, 0].item()
 
+def _fastest(run: Callable[[], object]) -> float:
+    """What the machine does when nothing else runs on it: the fastest of several runs."""
     run()
-    return min(_seconds(run) for _ in range(LOOP_REPEATS)) / layers
+    times: list[float] = []
+    while len(times) < 3 or (len(times) < LOOP_REPEATS and sum(times) < LOOP_SECONDS):
+        times.append(_seconds(run))
+    return min(times)
 
 
 @torch.inference_mode()

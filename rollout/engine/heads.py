@@ -21,27 +21,10 @@ import torch
 from torch import Tensor
 
 from rollout.engine.criteria import HISTORY, Earlier, Reading, features, judge_logits
-from rollout.engine.loading import LoadedModel
 from rollout.engine.task import ChoiceTask
 
 HEAD_KINDS = ("logit_lens", "tuned_lens", "label_head")
 PARTS = ("weight", "bias", "calibration", "support")
-
-TIE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Label scores, or log-odds of agreement, that are closer than this cannot be told apart.
-
-A row's numbers depend on the rows it shares a batch with by rounding only (1e-5 of the largest
-logit in float32). What is this close to a decision continues instead of exiting.
-"""
-
-QUANTISED_TIE = 2e-2
-"""The same for quantised layers, where a last bit can move a value to the next integer."""
-
-
-def tie(loaded: LoadedModel) -> float:
-    """`TIE` of a model."""
-    plain = TIE[loaded.model.dtype]
-    return plain if loaded.quantization == "none" else max(plain, QUANTISED_TIE)
 
 
 def _nothing() -> Tensor:
@@ -124,7 +107,7 @@ class ExitHeads:
         log_odds = judge_logits(
             features(self.criterion, reading), stacked.calibration[chosen], stacked.support[chosen]
         )
-        tied = reading.margin < tie(task.loaded)
+        tied = reading.margin < task.tie
         return Asked(
             reading.answer,
             log_odds.masked_fill(tied, -torch.inf),

@@ -13,8 +13,9 @@ from rollout.engine.collect import Collected
 from rollout.engine.confidence import cross_fitted, fit_judge
 from rollout.engine.criteria import Reading, features
 from rollout.engine.distil import FittedHead
-from rollout.engine.heads import TIE, ExitHead
+from rollout.engine.heads import ExitHead
 from rollout.engine.placement import expected_saving, place_exits
+from rollout.engine.task import TIE
 from rollout.stats.traces import trace_arrays
 from rollout.values import DepthTrace, ExitPoint
 

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import jinja2
 import torch
@@ -14,6 +15,22 @@ from torch import Tensor
 
 from rollout.engine.loading import LoadedModel
 from rollout.values import RolloutError
+
+TIE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Label scores, or log-odds of agreement, that are closer than this cannot be told apart.
+
+A row's numbers depend on the rows it shares a batch with by rounding only (1e-5 of the largest
+logit in float32). What is this close to a decision continues instead of exiting.
+"""
+
+QUANTISED_TIE = 2e-2
+"""The same for quantised layers, where a last bit can move a value to the next integer."""
+
+
+def tie(loaded: LoadedModel) -> float:
+    """`TIE` of a model."""
+    plain = TIE[loaded.model.dtype]
+    return plain if loaded.quantization == "none" else max(plain, QUANTISED_TIE)
 
 
 class TaskError(RolloutError):
@@ -54,6 +71,11 @@ class ChoiceTask:
     @property
     def rows_per_request(self) -> int:
         return len(self.branches)
+
+    @cached_property
+    def tie(self) -> float:
+        """Scores, or log-odds of agreement, that are closer than this cannot be told apart."""
+        return tie(self.loaded)
 
     def encode(self, text: str) -> list[list[int]]:
         """Token ids of the prompt, once per branch.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +13,14 @@ import torch
 from transformers import BloomConfig
 
 from rollout.engine.calibration import TooFewExamples, calibrate
+from rollout.engine.choice import RowPlan, answer_batch
 from rollout.engine.exactness import check_exactness
+from rollout.engine.full_depth import full_depth_answer
 from rollout.engine.loading import LoadedModel, ModelRefused, load_model
 from rollout.engine.segments import Segments
 from rollout.engine.task import BadRequest, ChoiceTask, TaskError, compile_task
+from rollout.values import ExitPolicy
+from tests.models import EAGER, random_texts
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
@@ -177,3 +183,69 @@ def test_a_token_outside_the_vocabulary_is_refused_with_its_row(segments: Segmen
     for token in (-1, segments.loaded.vocabulary):
         with pytest.raises(BadRequest, match="prompt 1 has a token outside the vocabulary"):
             segments.start([[5], [6, token]])
+
+
+def test_a_label_that_another_begins_with_is_told_apart_by_the_end_token(
+    loaded: LoadedModel, segments: Segments
+) -> None:
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.add_special_tokens({"eos_token": "<pad>"})
+    ending = dataclasses.replace(loaded, tokenizer=tokenizer)
+    task = compile_task(
+        ending, ("refund", "refund my invoice", "cancel"), "mail : {{ text }}\nintent :"
+    )
+    short, long, _ = task.label_tokens
+    assert short[-1] == tokenizer.eos_token_id and long[: len(short) - 1] == short[:-1]
+    prompt = task.encode("please cancel the plan")
+    state = segments.advance(segments.start(prompt), 6)
+    scores = task.scores(loaded.norm(state.last_hidden))[0]
+    for label, tokens in enumerate(task.label_tokens):
+        with torch.inference_mode():
+            opinion = loaded.model(torch.tensor([[*prompt[0], *tokens]])).logits[0].log_softmax(-1)
+        start = len(prompt[0]) - 1
+        expected = sum(float(opinion[start + place, token]) for place, token in enumerate(tokens))
+        assert float(scores[label]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_labels_that_share_their_first_token_are_scored_apart(
+    loaded: LoadedModel, segments: Segments
+) -> None:
+    task = compile_task(
+        loaded, ("refund invoice", "refund payment", "cancel"), "mail : {{ text }}\nintent :"
+    )
+    assert task.label_tokens[0][0] == task.label_tokens[1][0]
+    prompts = [task.encode(text) for text in ("refund my plan", "the next march")]
+    results = answer_batch(segments, task, prompts, [RowPlan()] * 2, None, None)
+    for prompt, result in zip(prompts, results, strict=True):
+        assert result.answer is not None
+        assert result.answer.label == full_depth_answer(task, prompt)
+
+
+def test_nan_in_an_early_layer_of_one_row_harms_no_other(
+    segments: Segments, task: ChoiceTask
+) -> None:
+    texts = ["refund my invoice", "cancel the old plan please now", "next payment"]
+    fitted = calibrate(segments, task, random_texts(40), exit_layers=(2, 4), target=0.98)
+    policy = ExitPolicy("b", 1, (2, 4), (0.999, 0.999), "", fitted.heads.criterion, "", 6)
+
+    def spoil(_module: object, _args: object, output: torch.Tensor) -> torch.Tensor:
+        return output.index_fill(0, torch.tensor([1]), torch.nan)
+
+    hook = segments.loaded.layers[0].register_forward_hook(spoil)
+    try:
+        results = answer_batch(
+            segments, task, [task.encode(text) for text in texts], [RowPlan(True, True)] * 3,
+            policy, fitted.heads, costs=EAGER,
+        )  # fmt: skip
+    finally:
+        hook.remove()
+    assert results[1].answer is None
+    assert results[1].fault == "the full model's label scores are not finite"
+    for place in (0, 2):
+        result = results[place]
+        assert result.answer is not None and result.fault is None and result.trace is not None
+        assert result.trace.full_answer == full_depth_answer(task, task.encode(texts[place]))
+
+
+def test_an_empty_batch_of_requests_has_no_results(segments: Segments, task: ChoiceTask) -> None:
+    assert answer_batch(segments, task, [], [], None, None) == []

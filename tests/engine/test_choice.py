@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rollout.engine.calibration import Calibration, calibrate, spread_exit_layers
+from rollout.engine.calibration import trace as trace_all
 from rollout.engine.choice import Answer, RowPlan, answer_batch
+from rollout.engine.costs import LoopCosts
 from rollout.engine.full_depth import full_depth_answer
 from rollout.engine.heads import ExitHead, ExitHeads
 from rollout.engine.heads_file import load_heads
@@ -249,3 +253,104 @@ def test_exit_layers_are_spread_and_never_the_last() -> None:
         layers = spread_exit_layers(depth)
         assert 1 <= len(layers) <= 8
         assert layers[0] >= 1 and layers[-1] < depth
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    chosen=st.lists(st.integers(0, 60), min_size=1, max_size=10, unique=True),
+    plans=st.lists(st.booleans(), min_size=10, max_size=10),
+    costs=st.sampled_from(
+        [EAGER, LoopCosts(0.0, 1.0, 0.0), LoopCosts(3.0, 1.0, 1e9), LoopCosts(3.0, 1.0, 20.0)]
+    ),
+    at=st.integers(0, 60),
+)
+def test_no_company_changes_a_rows_answer_or_exit_layer(
+    segments: Segments, task: ChoiceTask, texts: list[str], calibration: Calibration,
+    chosen: list[int], plans: list[bool], costs: LoopCosts, at: int,
+) -> None:  # fmt: skip
+    """However rows are batched, divided, compacted; the threshold is one that a row just meets."""
+    prompts = [task.encode(text) for text in texts[:61]]
+    (alone,) = trace_all(segments, task, [prompts[at]], calibration.heads)
+    threshold = alone.exits[1].confidence
+    policy = ExitPolicy(
+        "b", 1, (1, 3, 5), (threshold,) * 3, "", "learned", segments.loaded.revision, 6
+    )
+    together = answer_batch(
+        segments, task, [prompts[place] for place in chosen],
+        [RowPlan(True, run_on) for _, run_on in zip(chosen, plans, strict=False)],
+        policy, calibration.heads, costs=costs,
+    )  # fmt: skip
+    for place, result in zip(chosen, together, strict=True):
+        (single,) = answer_batch(
+            segments, task, [prompts[place]], [RowPlan(True)], policy, calibration.heads,
+            costs=EAGER,
+        )  # fmt: skip
+        assert result.answer is not None and single.answer is not None
+        assert result.answer.label == single.answer.label
+        assert result.answer.exit_layer == single.answer.exit_layer
+
+
+def test_a_row_that_just_meets_the_threshold_goes_on(
+    segments: Segments, task: ChoiceTask, texts: list[str], calibration: Calibration
+) -> None:
+    prompt = task.encode(texts[0])
+    (alone,) = trace_all(segments, task, [prompt], calibration.heads)
+    thresholds = (1.0, alone.exits[1].confidence, 1.0)
+    policy = ExitPolicy("b", 1, (1, 3, 5), thresholds, "", "learned", "", 6)
+    (result,) = answer_batch(
+        segments, task, [prompt], [RowPlan(True, True)], policy, calibration.heads, costs=EAGER
+    )
+    assert result.answer is not None and result.answer.exit_layer is None
+    assert result.trace is not None and replay(result.trace, policy).exit_layer is None
+    below = dataclasses.replace(policy, thresholds=(1.0, thresholds[1] - 1e-3, 1.0))
+    (result,) = answer_batch(
+        segments, task, [prompt], [RowPlan(True)], below, calibration.heads, costs=EAGER
+    )
+    assert result.answer is not None and result.answer.exit_layer == 3
+
+
+def test_labels_that_tie_do_not_exit(
+    segments: Segments, task: ChoiceTask, texts: list[str], calibration: Calibration
+) -> None:
+    head = calibration.heads.heads[3]
+    # Two labels read by one row of the head always score alike.
+    twins = dataclasses.replace(
+        head, weight=head.weight[[0, 0, 0, 0]], bias=head.bias[[0, 0, 0, 0]]
+    )
+    heads = dataclasses.replace(calibration.heads, heads=calibration.heads.heads | {3: twins})
+    policy = ExitPolicy("b", 1, (1, 3, 5), (1.0, 1e-9, 1.0), "", "learned", "", 6)
+    results = run(segments, task, texts[:6], RowPlan(True), policy, heads)
+    assert all(answer is not None and answer.exit_layer != 3 for answer, _, _ in results)
+
+
+def test_rows_in_a_batch_are_only_taken_out_where_that_pays(
+    segments: Segments, task: ChoiceTask, texts: list[str], policy: ExitPolicy,
+    calibration: Calibration,
+) -> None:  # fmt: skip
+    rows: list[int] = []
+    hook = segments.loaded.layers[5].register_forward_hook(
+        lambda _module, _args, output: rows.append(output.shape[0])
+    )
+    dear = LoopCosts(call_ms=1e6, token_ms=1.0, gather_ms=1e9)
+    try:
+        results = answer_batch(
+            segments, task, [task.encode(text) for text in texts[:32]], [RowPlan(True)] * 32,
+            policy, calibration.heads, costs=dear,
+        )  # fmt: skip
+    finally:
+        hook.remove()
+    assert rows == [32]
+    eager = run(segments, task, texts[:32], RowPlan(True), policy, calibration.heads)
+    assert [result.answer and result.answer.exit_layer for result in results] == [
+        answer and answer.exit_layer for answer, _, _ in eager
+    ]
+
+
+def test_a_policy_that_leaves_out_one_of_its_heads_is_refused(
+    segments: Segments, task: ChoiceTask, texts: list[str], calibration: Calibration
+) -> None:
+    policy = ExitPolicy("b", 1, (1, 5), (0.9, 0.9), "", "learned", segments.loaded.revision, 6)
+    with pytest.raises(ValueError, match="heads at"):
+        run(segments, task, texts[:1], RowPlan(True), policy, calibration.heads)

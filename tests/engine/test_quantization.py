@@ -11,7 +11,6 @@ from torch import nn
 
 from rollout.control.sections import ModelSpec
 from rollout.engine.exactness import check_exactness, relative_difference
-from rollout.engine.heads import tie
 from rollout.engine.loading import load_model
 from rollout.engine.quantization import (
     Int4Linear,
@@ -21,6 +20,7 @@ from rollout.engine.quantization import (
     quantize_layers,
 )
 from rollout.engine.segments import Segments
+from rollout.engine.task import tie
 from rollout.serving.model import load_checked
 from tests.models import OF_ITS_OWN, save_model
 
