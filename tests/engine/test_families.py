@@ -77,6 +77,14 @@ def test_hidden_states_of_a_padded_batch_are_bit_identical(segments: Segments) -
         assert torch.equal(ours[row, -length:], output.last_hidden_state[row, -length:])
 
 
+def test_a_shape_seen_before_starts_bit_identically(segments: Segments) -> None:
+    first, second = [[5, 6, 7], [8, 9, 10]], [[11, 12, 13], [5, 6, 40]]
+    fresh = Segments(segments.loaded)
+    whole(segments, first)
+    assert torch.equal(whole(segments, second), whole(fresh, second))
+    assert relative_difference(whole(segments, second), alone(segments, second)) <= ROUNDING
+
+
 def test_a_paused_batch_continues_bit_identically(segments: Segments) -> None:
     state = segments.start(PROMPTS)
     for layer in (1, 4, 4, 5, DEPTH):

@@ -400,13 +400,13 @@ def test_one_text_on_which_the_engine_fails_does_not_take_its_batch_down(
 ) -> None:
     poison = worker.tiny.task.encode(BATCH[3].text)[0]
 
-    def fail(_module: object, _args: object, kwargs: dict[str, Any]) -> None:
-        for row in kwargs["input_ids"].tolist():
+    def fail(_module: object, args: tuple[torch.Tensor]) -> None:
+        for row in args[0].tolist():
             if row[-len(poison) :] == poison:
                 raise RuntimeError("CUDA error: device-side assert triggered")
 
-    twin = worker.path._segments._twin
-    hook = twin.register_forward_pre_hook(fail, with_kwargs=True)
+    embedding = worker.tiny.segments.loaded.model.get_input_embeddings()
+    hook = embedding.register_forward_pre_hook(fail)
     try:
         answers = worker.serve(BATCH[:8])
     finally:
