@@ -34,7 +34,9 @@ EXACT = ("full model (transformers)", "assistant_early_exit (transformers)", "ou
 """Ways that cannot differ from the full model; agreement of 1 is asked of them alone."""
 OURS = ("ours, deferred", "ours, propagated", "ours, verified")
 LEVELS = (1.0, 0.99, 0.98, 0.95)
-THRESHOLDS = (0.4, 0.5, 0.65, 0.75, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
+THRESHOLDS = (0.5, 0.65, 0.75, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99)
+CALM_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95)
+"""As many for either: a difference of two probabilities runs lower than a probability."""
 DRAFTS = (4, 8)
 MEASURES = ("layers", "calls")
 
@@ -73,7 +75,7 @@ def measure(quick: bool) -> Measured:
         tables[about.name] = _table(settings)
         for name, ratio in _ratios(settings).items():
             ratios[f"{about.name}: {name}"] = round(ratio, 3)
-        times += _times(about, settings, 3 if quick else 12)
+        times += _times(about, settings, 3 if quick else 6)
     worst = max(ratios.values())
     return Measured(
         name="engine_peers",
@@ -87,7 +89,6 @@ def measure(quick: bool) -> Measured:
 
 def _judge_all(about: Subject, quick: bool) -> list[Setting]:
     depth = about.segments.loaded.depth
-    thresholds = THRESHOLDS[::3] if quick else THRESHOLDS
     fitted, _ = fit_token_exits(
         about.segments, about.fitting, about.candidates, agreement=0.98, steps=30 if quick else 200
     )
@@ -95,10 +96,11 @@ def _judge_all(about: Subject, quick: bool) -> list[Setting]:
     settings = [Setting("full model (transformers)")]
     for layer in about.candidates:
         settings.append(Setting("cut model", TokenExits((layer,), (0.0,))))
-    for threshold in thresholds:
+    for threshold in CALM_THRESHOLDS[::3] if quick else CALM_THRESHOLDS:
         for way, layers in (("CALM, every layer", every), ("CALM, our layers", fitted.layers)):
             exits = TokenExits(layers, (threshold,) * len(layers), skipped_keys="propagate")
             settings.append(Setting(way, exits))
+    for threshold in THRESHOLDS[::3] if quick else THRESHOLDS:
         ours = replace(fitted, thresholds=(threshold,) * len(fitted.layers))
         settings.append(Setting("ours, deferred", ours))
         settings.append(Setting("ours, propagated", replace(ours, skipped_keys="propagate")))

@@ -49,7 +49,7 @@ def measure(quick: bool) -> Measured:
                 {"threshold": level, "treatment": treatment} | _figures(about, answers, full, exits)
             )
     level = _chosen(table)
-    seconds = _time(about, fitted, level, 3 if quick else 12)
+    seconds = _time(about, fitted, level, 3 if quick else 6)
     value = seconds["deferred"] / seconds["full"]
     at = {row["treatment"]: row for row in table if row["threshold"] == level}
     better = at["deferred"]["agreement"] >= at["propagate"]["agreement"]
