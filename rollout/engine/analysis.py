@@ -145,6 +145,7 @@ def _shot(
         left_out=len(requests) - len(encoded),
         prompt_tokens=float(np.mean([len(prompt[0]) for prompt in prompts])),
         full_accuracy=share(by_lens[labelled, -1] == truth[labelled]) if labelled.any() else None,
+        no_label_share=fitted.no_label_share,
         lens=layer_curve(by_lens, range(1, depth + 1), truth),
         calibrated=layer_curve(by_heads, [*layers, depth], truth),
         probe_cost=fitted.costs.probe_cost,

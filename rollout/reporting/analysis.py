@@ -153,6 +153,7 @@ def forecast_rows(analyses: Sequence[DomainAnalysis]) -> list[dict[str, Any]]:
             "certified_saving": each.certified_saving,
             "oracle_saving": shot.calibrated.oracle_saving,
             **_columns("full_accuracy", shot.full_accuracy),
+            "no_label_share": shot.no_label_share,
             "probe_cost": shot.probe_cost,
             "prompt_tokens": shot.prompt_tokens,
         }

@@ -18,6 +18,8 @@ class ShotAnalysis:
         left_out: Requests, of all, whose prompt with the examples exceeds the context.
         prompt_tokens: Mean length of the prompt.
         full_accuracy: Of the full model, over the labelled ones; None where there are none.
+        no_label_share: Share of requests whose most probable next token, of the whole vocabulary,
+            begins no label: a prompt that the model takes for something else.
         lens: Answers read by the logit lens, at every layer.
         calibrated: Answers of label heads distilled to the full model's, at their layers.
         probe_cost: Of one exit of the forecast policy, in layers, as measured here.
@@ -29,6 +31,7 @@ class ShotAnalysis:
     left_out: int
     prompt_tokens: float
     full_accuracy: Estimate | None
+    no_label_share: float
     lens: LayerCurve
     calibrated: LayerCurve
     probe_cost: float

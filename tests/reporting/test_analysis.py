@@ -48,6 +48,7 @@ def shot(shots: int, *, labelled: bool = True, left_out: int = 0) -> ShotAnalysi
         left_out=left_out,
         prompt_tokens=20.0 * (shots + 1),
         full_accuracy=curve.accuracy[-1] if curve.accuracy else None,
+        no_label_share=0.03,
         lens=curve,
         calibrated=curve,
         probe_cost=0.02,
@@ -129,6 +130,7 @@ def test_without_labels_nothing_is_said_of_accuracy() -> None:
 def test_prompts_that_were_left_out_are_told() -> None:
     text = Page(analysis_page([analysis("billing", shot(3, left_out=12))], ABOUT)).text
     assert "(12 too long, left out)" in " ".join(text.split())
+    assert percent(0.03) in text
 
 
 def test_a_target_at_which_nothing_can_be_saved_says_so() -> None:
