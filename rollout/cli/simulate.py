@@ -13,7 +13,6 @@ from rollout.control.facts import percent
 from rollout.control.schema import Spec
 from rollout.control.spec import load_spec
 from rollout.simulation.many import processes
-from rollout.simulation.page import studies_page
 from rollout.simulation.past_study import PastStudy, past_study
 from rollout.simulation.rerun import counts
 from rollout.simulation.scenario import Scenario, load_scenario, load_shipped, shipped
@@ -82,6 +81,9 @@ def simulate(
 
     Example: `rollout simulate --scenario sudden_break --runs 200`
     """
+    # matplotlib takes a second that other commands need not wait for.
+    from rollout.simulation.page import studies_page
+
     path = spec or settings().spec_path
     loaded = load_spec(path)
     domains = _domains(loaded, domain)
