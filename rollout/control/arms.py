@@ -3,8 +3,8 @@
 A request key stays in its arm, so its requests are one draw, however many they are: counting
 requests would let one busy customer look like a wrong split. Each key is counted once per stage,
 by a bitmap over hashes of keys; a key whose slot is taken by another is left out, which has
-nothing to do with its arm. The counted keys are then independent draws, and their number is limited
-by the slots.
+nothing to do with its arm as long as both arms' outcomes come in mixed. The counted keys are then
+independent draws, and their number is limited by the slots.
 
 Reference: Whang, Vander-Zanden, Taylor (1990), A linear-time probabilistic counting algorithm for
 database applications, sec. 2 (the bitmap).
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 from rollout.stats.allocation import SampleRatioTest
 
@@ -45,12 +46,12 @@ class ArmCounts:
         """The counts after these requests of a stage.
 
         Args:
-            keys: Hash of the request key (hex, at least 8 digits), and whether it was early.
+            keys: Hash of the request key, and whether it was early.
             weight: The stage's share, in [0, 1].
         """
         arms, taken = [0, 0], self.taken
         for key_hash, early in keys:
-            slot = 1 << int(key_hash[:8], 16) % SLOTS
+            slot = 1 << crc32(key_hash.encode()) % SLOTS
             if not taken & slot:
                 taken |= slot
                 arms[early] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from datetime import datetime
 
@@ -34,6 +35,7 @@ def ready(stage: int = 1) -> DomainState:
 
 def split(state: DomainState, early: int, control: int) -> DomainState:
     keys = [(f"{number:08x}", number < early) for number in range(early + control)]
+    random.Random(0).shuffle(keys)
     weight = state.stage_weight(SPEC)
     return replace(state, monitor=state.monitor.update([], 0, keys=keys, weight=weight))
 
