@@ -22,8 +22,8 @@ from benchmarks.reference.training import Plan, Progress, train
 from rollout.engine.loading import load_model
 from rollout.engine.task import compile_task
 
-PLAN = Plan(depth=2, width=32, inner=64, heads=2, pools=8, batch_tokens=256, rate=6e-3)
-SHORT = replace(PLAN, epochs_scale=0.25)
+PLAN = Plan(depth=2, width=32, inner=64, heads=2, pools=4, batch_tokens=256, rate=1e-2)
+SHORT = replace(PLAN, epochs_scale=0.4)
 MAILS = TextSet(
     "mails",
     ("pay_now", "refund"),
@@ -77,8 +77,8 @@ def prepared(tokenizer: PreTrainedTokenizerFast, pieces: Path) -> Prepared:
         tokenizer,
         start_vectors(tokenizer, pieces, random.normal(size=(len(known), 32)).astype(np.float32)),
         {
-            "mails": Source(encode_set(tokenizer, MAILS), 12.0, True),
-            "heading": Source(encode_set(tokenizer, HARD), 2.0, False),
+            "mails": Source(encode_set(tokenizer, MAILS), 6.0, True),
+            "heading": Source(encode_set(tokenizer, HARD), 1.0, False),
         },
         {"mails": Lesson(np.array(tokenizer.convert_tokens_to_ids(MAILS.labels)), soft, vectors)},
         {},
