@@ -65,7 +65,7 @@ def measure(quick: bool) -> Measured:
             "threshold timed": level,
             "time over full": {name: round(s / seconds["full"], 3) for name, s in seconds.items()},
             "answers": len(about.asked),
-            "table": table,
+            "by threshold": table,
         },
     )
 

@@ -72,7 +72,7 @@ def test_verified_drafts_give_the_tokens_of_every_family(family: Segments) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(levels=thresholds, chosen=st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True))
 def test_an_answer_does_not_depend_on_its_batch_mates(
     segments: Segments,
@@ -93,7 +93,7 @@ def test_an_answer_does_not_depend_on_its_batch_mates(
             assert ours is None or ours == pytest.approx(theirs, abs=1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(levels=thresholds)
 def test_deferred_catch_up_leaves_the_full_models_cache(
     segments: Segments, requests: list[TextRequest], levels: tuple[float, float]
@@ -153,7 +153,7 @@ def test_propagated_keys_are_projected_from_the_exits_hidden_state(
     assert work[0].filled_layers == loaded.depth - 2
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(levels=thresholds)
 def test_a_shadow_by_continuation_says_what_a_pass_from_scratch_says_and_costs_the_skipped_layers(
     segments: Segments, requests: list[TextRequest], levels: tuple[float, float]
