@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from scipy.special import expit, logit
 from torch import Tensor
 
 from rollout.engine.costs import LoopCosts, loop_costs
 from rollout.engine.criteria import Earlier
 from rollout.engine.heads import ExitHeads, look, view_weights
+from rollout.engine.prefix import Prefix
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask
 from rollout.values import DepthTrace, ExitPoint, ExitPolicy
@@ -64,6 +66,8 @@ class RowResult:
 class _Row:
     plan: RowPlan
     prompt_tokens: int
+    own_tokens: int
+    """After the template's beginning, which all prompts share."""
     points: list[ExitPoint] = field(default_factory=list)
     answer: Answer | None = None
     full_answer: int | None = None
@@ -90,6 +94,7 @@ def answer_batch(
     on_answer: OnAnswer = lambda row, answer: None,
     *,
     costs: LoopCosts | None = None,
+    prefix: Prefix | None = None,
 ) -> list[RowResult]:
     """Run a batch through the layers; `on_answer(row, answer)` is called as each row is answered.
 
@@ -103,22 +108,28 @@ def answer_batch(
         plans: One per request.
         policy, heads: What is live; both or neither.
         costs: What decides on rebatching; measured once per model where not given.
+        prefix: The template's beginning, cached; prompts that begin otherwise run in whole.
 
     Raises:
         ValueError: the policy's exit layers are not the heads'.
     """
-    rows = [_Row(plan, len(prompt[0])) for prompt, plan in zip(prompts, plans, strict=True)]
+    shared = [task.shared_tokens(prompt) for prompt in prompts]
+    rows = [
+        _Row(plan, len(prompt[0]), len(prompt[0]) - before)
+        for prompt, plan, before in zip(prompts, plans, shared, strict=True)
+    ]
+    # All or none: rows with and without the prefix do not share a batch.
+    prefix = prefix if all(shared) else None
     live = None
     if policy is not None and heads is not None:
         live = _Live.of(policy, heads, task)
     costs = costs or loop_costs(segments)
     stops = len(live.cuts) if live is not None and any(row.plan.may_exit for row in rows) else 0
-    lengths = [row.prompt_tokens for row in rows]
+    lengths = [row.prompt_tokens if prefix is None else row.own_tokens for row in rows]
     for places in costs.split(lengths, segments.loaded.depth, stops):
         part = [(place, rows[place]) for place in places]
-        _Batch(segments, task, [prompts[place] for place in places], part, live, on_answer).run(
-            costs
-        )
+        chosen = [prompts[place] for place in places]
+        _Batch(segments, task, chosen, part, live, on_answer, prefix).run(costs)
     return [_result(row, segments.loaded.depth) for row in rows]
 
 
@@ -136,7 +147,7 @@ class _Live:
             # What an exit is worth rests on what the exit before it said: none can be left out.
             raise ValueError(f"exit layers {policy.exit_layers}, but heads at {heads.layers}")
         apart = task.tie
-        return cls(policy, heads, tuple(_log_odds(each) + apart for each in policy.thresholds))
+        return cls(policy, heads, tuple(float(logit(each)) + apart for each in policy.thresholds))
 
     def point(self, exit_: int, label: float, log_odds: float) -> tuple[ExitPoint, bool]:
         """What an exit says, and whether it may be taken.
@@ -145,7 +156,7 @@ class _Live:
         replay of the trace decides as was decided here.
         """
         threshold = self.policy.thresholds[exit_]
-        confidence = _probability(log_odds)
+        confidence = float(expit(log_odds))
         taken = log_odds >= self.cuts[exit_]
         if taken:
             confidence = max(confidence, threshold)
@@ -166,6 +177,7 @@ class _Batch:
         rows: Sequence[tuple[int, _Row]],
         live: _Live | None,
         on_answer: OnAnswer,
+        prefix: Prefix | None,
     ) -> None:
         self._segments = segments
         self._task = task
@@ -173,11 +185,13 @@ class _Batch:
         """(number of the request, row), in the order of the batch."""
         self._live = live
         self._on_answer = on_answer
-        self._state = segments.start([branch for prompt in prompts for branch in prompt])
+        skipped = 0 if prefix is None else len(prefix.tokens)
+        branches = [branch[skipped:] for prompt in prompts for branch in prompt]
+        self._state = segments.start(branches, prefix=prefix)
         self._weights: Tensor | None = None
         if live is not None and live.heads.kind == "label_head":
             hidden = self._state.hidden
-            lengths = [len(prompt[0]) for prompt in prompts]
+            lengths = [row.own_tokens for _, row in rows]
             self._weights = view_weights(lengths, hidden.shape[1], hidden)
         self._earlier: Earlier | None = None
         self._deciding = sum(row.plan.may_exit for _, row in rows)
@@ -266,20 +280,6 @@ def _read(answer: Tensor, value: Tensor) -> list[list[list[float]]]:
     both = torch.stack([answer.to(torch.float64), value.to(torch.float64)], dim=-1)
     read: list[list[list[float]]] = both.tolist()
     return read
-
-
-def _probability(log_odds: float) -> float:
-    if log_odds >= 0:
-        return 1 / (1 + math.exp(-log_odds))
-    odds = math.exp(log_odds)
-    # NaN, too, comes this way and stays what it is.
-    return odds / (1 + odds)
-
-
-def _log_odds(probability: float) -> float:
-    if probability in (0.0, 1.0):
-        return math.copysign(math.inf, probability - 0.5)
-    return math.log(probability) - math.log1p(-probability)
 
 
 def _result(row: _Row, depth: int) -> RowResult:

@@ -73,7 +73,7 @@ def collect(
     for places in batches:
         chosen = [prompts[place] for place in places]
         state = segments.start([branch for prompt in chosen for branch in prompt])
-        lengths = [len(prompt[0]) for prompt in chosen]
+        lengths = [task.own_tokens(prompt) for prompt in chosen]
         weights = view_weights(lengths, state.hidden.shape[1], state.hidden)
         for layer in layers:
             state = segments.advance(state, layer)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from rollout.engine.heads import ExitHeads, look, view_weights
+from rollout.engine.prefix import Prefix
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask
 
@@ -104,6 +105,25 @@ def _measure_loop(segments: Segments) -> LoopCosts:
     )
 
 
+@torch.inference_mode()
+def worthwhile_prefix(segments: Segments, task: ChoiceTask) -> Prefix | None:
+    """The template's beginning, computed once, where a batch is measured to be faster with it."""
+    if not task.prefix_tokens:
+        return None
+    prefix = segments.cache_prefix(task.prefix_tokens)
+    rows, tokens = MANY
+    own = [[0] * (tokens // (row + 1)) for row in range(rows)]
+    whole = [[*prefix.tokens, *prompt] for prompt in own]
+    if max(map(len, whole)) > segments.loaded.context_tokens:
+        return None
+
+    def layers(prompts: list[list[int]], before: Prefix | None) -> float:
+        state = segments.start(prompts, prefix=before)
+        return _fastest(lambda: segments.advance(state, 1).hidden[0, 0, 0].item())
+
+    return prefix if layers(own, prefix) < layers(whole, None) else None
+
+
 def _layer_s(segments: Segments, rows: int, tokens: int) -> float:
     state = segments.start([[0] * min(tokens, segments.loaded.context_tokens)] * rows)
     return _fastest(lambda: segments.advance(state, 1).hidden[0, 0, 0].item())
@@ -135,7 +155,7 @@ def measure_costs(
     depth = segments.loaded.depth
     middle = segments.advance(state, depth // 2)
     tokens = middle.hidden.shape[1]
-    weights = view_weights([len(prompt[0]) for prompt in prompts], tokens, middle.hidden)
+    weights = view_weights([task.own_tokens(prompt) for prompt in prompts], tokens, middle.hidden)
     seen = look(heads.kind, task, middle.hidden, weights)
     earlier = heads.ask(task, 0, seen[None], None).earlier
 

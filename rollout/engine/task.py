@@ -72,6 +72,16 @@ class ChoiceTask:
     def rows_per_request(self) -> int:
         return len(self.branches)
 
+    def shared_tokens(self, prompt: Sequence[Sequence[int]]) -> int:
+        """How many of an encoded prompt's tokens are the template's beginning: all or none."""
+        shared = len(self.prefix_tokens)
+        begins = tuple(prompt[0][:shared]) == self.prefix_tokens and len(prompt[0]) > shared
+        return shared if begins else 0
+
+    def own_tokens(self, prompt: Sequence[Sequence[int]]) -> int:
+        """Tokens of an encoded prompt (its first branch) after the template's beginning."""
+        return len(prompt[0]) - self.shared_tokens(prompt)
+
     @cached_property
     def tie(self) -> float:
         """Scores, or log-odds of agreement, that are closer than this cannot be told apart."""
@@ -186,12 +196,9 @@ def _common_prefix(loaded: LoadedModel, template: jinja2.Template) -> tuple[int,
     """Tokens with which prompts begin whatever the text; each prompt is checked again."""
     rendered = [template.render(text=text) for text in ("a", "Zebra 7", "(", "\u65e5\u672c")]
     prompts = [loaded.tokenizer(prompt)["input_ids"] for prompt in rendered]
-    return tuple(
-        tokens[0]
-        for tokens in itertools.takewhile(
-            lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)
-        )
-    )
+    alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    # Not the last one, often a space, which merges with what many a text begins with.
+    return tuple(tokens[0] for tokens in alike)[:-1]
 
 
 def _compile_template(template: str) -> jinja2.Template:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollout.control.spec import DomainSpec
+from rollout.engine.costs import worthwhile_prefix
 from rollout.engine.heads import ExitHeads
 from rollout.engine.heads_file import load_heads
+from rollout.engine.prefix import Prefix
 from rollout.engine.segments import Segments
 from rollout.engine.task import ChoiceTask, compile_task
 from rollout.serving.policy_cache import LiveDomain
@@ -25,6 +27,7 @@ class DomainEngine:
         policy, heads: Both or neither; neither means full depth for everybody.
         stage_weight: The early arm's share now, 0 where nobody may exit.
         full_depth_reason: Why nobody may exit, in words; None in normal operation.
+        prefix: The template's beginning, cached where that is measured to pay.
     """
 
     spec: DomainSpec
@@ -34,6 +37,7 @@ class DomainEngine:
     stage_weight: float
     shadow_rate: float
     full_depth_reason: str | None
+    prefix: Prefix | None = None
 
 
 class DomainEngines:
@@ -43,6 +47,7 @@ class DomainEngines:
         self._segments = segments
         self._heads_folder = heads_folder
         self._tasks: dict[tuple[tuple[str, ...], str], ChoiceTask] = {}
+        self._prefixes: dict[tuple[tuple[str, ...], str], Prefix | None] = {}
         self._heads: dict[tuple[str, str], ExitHeads] = {}
         self._refused: set[str] = set()
         self._last: dict[str, tuple[LiveDomain, DomainEngine]] = {}
@@ -65,6 +70,7 @@ class DomainEngines:
         key = (live.labels, live.template)
         if key not in self._tasks:
             self._tasks[key] = compile_task(self._segments.loaded, live.labels, live.template)
+            self._prefixes[key] = worthwhile_prefix(self._segments, self._tasks[key])
         task = self._tasks[key]
         policy, heads, reason = live.policy, None, live.reason
         if policy is not None:
@@ -84,6 +90,7 @@ class DomainEngines:
             live.stage_weight if policy is not None else 0.0,
             live.shadow_rate,
             reason,
+            self._prefixes[key],
         )
 
     def _sound_heads(self, policy: ExitPolicy, task: ChoiceTask) -> ExitHeads:

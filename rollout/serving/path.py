@@ -174,6 +174,7 @@ class ServingPath:
             engine.heads,
             on_answer,
             costs=self._costs,
+            prefix=engine.prefix,
         )
         records = []
         for number, (row, result) in enumerate(zip(rows, results, strict=True)):

@@ -354,3 +354,42 @@ def test_a_policy_that_leaves_out_one_of_its_heads_is_refused(
     policy = ExitPolicy("b", 1, (1, 5), (0.9, 0.9), "", "learned", segments.loaded.revision, 6)
     with pytest.raises(ValueError, match="heads at"):
         run(segments, task, texts[:1], RowPlan(True), policy, calibration.heads)
+
+
+def test_a_cached_template_beginning_changes_no_answer_and_no_exit(
+    segments: Segments, task: ChoiceTask, texts: list[str], policy: ExitPolicy,
+    calibration: Calibration,
+) -> None:  # fmt: skip
+    assert task.prefix_tokens
+    prefix = segments.cache_prefix(task.prefix_tokens)
+    prompts = [task.encode(text) for text in texts[:24]]
+    assert all(task.shared_tokens(prompt) == len(prefix.tokens) for prompt in prompts)
+    plans = [RowPlan(True, number % 3 == 0) for number in range(24)]
+    plain, cached = (
+        answer_batch(
+            segments, task, prompts, plans, policy, calibration.heads, costs=EAGER, prefix=before
+        )
+        for before in (None, prefix)
+    )
+    for one, other in zip(plain, cached, strict=True):
+        assert one.answer is not None and other.answer is not None
+        assert (one.answer.label, one.answer.exit_layer) == (
+            other.answer.label,
+            other.answer.exit_layer,
+        )
+        assert one.prompt_tokens == other.prompt_tokens
+        assert (one.trace is None) == (other.trace is None)
+
+
+def test_a_prompt_that_begins_otherwise_runs_in_whole(
+    segments: Segments, task: ChoiceTask, texts: list[str]
+) -> None:
+    prefix = segments.cache_prefix(task.prefix_tokens)
+    prompts = [task.encode(texts[0]), [[7, *task.encode(texts[1])[0]]]]
+    assert task.shared_tokens(prompts[1]) == 0
+    results = answer_batch(
+        segments, task, prompts, [RowPlan()] * 2, None, None, costs=EAGER, prefix=prefix
+    )
+    for prompt, result in zip(prompts, results, strict=True):
+        assert result.answer is not None
+        assert result.answer.label == full_depth_answer(task, prompt)
