@@ -24,6 +24,7 @@ from rollout.engine.segments import Segments
 from rollout.reporting.analysis import DISPENSABLE
 from rollout.reporting.analysis_charts import (
     curves_chart,
+    depth_chart,
     importance_map,
     prompts_chart,
     savings_chart,
@@ -153,6 +154,10 @@ def _figure(found: list[DomainAnalysis]) -> str:
     for one in found:
         title = f"{one.domain}: agreement with the last layer, by layer, without examples"
         charts.append((title, curves_chart(one.shots[0], title)))
-        title = f"{one.domain}: with 0 to {one.shots[-1].shots} examples, calibrated heads"
-        charts.append((title, prompts_chart(one, title)))
+        if len(one.shots) > 1:
+            title = f"{one.domain}: with 0 to {one.shots[-1].shots} examples, calibrated heads"
+            charts.append((title, prompts_chart(one, title)))
+        else:
+            title = f"{one.domain}: depth needed, share of rows by layer"
+            charts.append((title, depth_chart(one.shots[0], title)))
     return picture(charts, columns=2)
