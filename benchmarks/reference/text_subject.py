@@ -54,7 +54,7 @@ def subject(quick: bool) -> Subject:
     segments = Segments(load_model(text_model()))
     fitting, asked = (
         _requests(segments, [prompt for prompt, _ in lines(held_out=held_out)[:count]], TOKENS)
-        for held_out, count in ((False, 128), (True, 40))
+        for held_out, count in ((False, 96), (True, 32))
     )
     depth = segments.loaded.depth
     return Subject("the text model", segments, tuple(range(1, depth)), fitting, asked)
@@ -74,7 +74,7 @@ def subjects(quick: bool) -> list[Subject]:
         texts = read_set(name)
         fitting, asked = (
             _requests(segments, [texts.prompt(row.text) for row in rows[:count]], 1)
-            for rows, count in ((texts.train, 160), (texts.held_out, 80))
+            for rows, count in ((texts.train, 96), (texts.held_out, 64))
         )
         layers = tuple(range(2, segments.loaded.depth, 2))
         found.append(Subject(f"the reference model on {name}", segments, layers, fitting, asked))

@@ -28,7 +28,7 @@ from rollout.engine.segments import Segments
 
 BATCH = 32
 HEAD_SHARE = 2 / 3
-PLACES = 256
+PLACES = 128
 """Places of answers in one step of a translator's tuning."""
 
 
@@ -129,7 +129,7 @@ def fit_translator(
     generator = torch.Generator().manual_seed(0)
     dtype = segments.loaded.model.dtype
     for _ in range(steps):
-        chosen = torch.randint(len(hidden), (PLACES,), generator=generator)
+        chosen = torch.randperm(len(hidden), generator=generator)[:PLACES]
         rows = hidden[chosen]
         with torch.no_grad():
             goal = segments.logits(final[chosen]).float().log_softmax(-1)
