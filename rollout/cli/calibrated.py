@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from rollout.cli.shell import print_rows, say
 from rollout.values import RolloutError
 
@@ -71,6 +69,9 @@ def save_reliability_figure(curves: Sequence[Reliability], path: Path) -> None:
     Raises:
         RolloutError: the file cannot be written.
     """
+    # Slow to import, and no other command needs it.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
