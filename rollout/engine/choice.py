@@ -199,28 +199,32 @@ class _Batch:
 
     def run(self, costs: LoopCosts) -> None:
         depth = self._segments.loaded.depth
-        unheard: list[Tensor] = []
         layers = () if self._live is None else self._live.heads.layers
-        for exit_, layer in enumerate(layers):
+        heard = 0
+        while heard < len(layers) and self._deciding:
+            layer = layers[heard]
             self._state = self._segments.advance(self._state, layer)
-            seen = self._seen()
-            if not self._deciding:
-                # Nobody waits for this exit's word: it is asked with the others, at the end.
-                unheard.append(seen)
-                continue
-            self._hear(exit_, seen[None])
+            self._hear(heard, self._seen(self._state.hidden)[None])
+            heard += 1
             if all(row.done for _, row in self._rows):
                 return
-            following = layers[exit_ + 1] if self._deciding and layer < layers[-1] else depth
+            following = layers[heard] if self._deciding and heard < len(layers) else depth
             self._compact(following - layer, costs)
-        self._state = self._segments.advance(self._state, depth)
-        self._finish(depth)
-        if unheard:
-            self._hear(len(layers) - len(unheard), torch.stack(unheard))
+        # Nobody waits for what the other exits say: they are asked together, at the end.
+        unheard, seen = frozenset(layers[heard:]), []
 
-    def _seen(self) -> Tensor:
+        def visit(layer: int, hidden: Tensor) -> None:
+            if layer in unheard:
+                seen.append(self._seen(hidden))
+
+        self._state = self._segments.advance(self._state, depth, visit if unheard else None)
+        self._finish(depth)
+        if seen:
+            self._hear(heard, torch.stack(seen))
+
+    def _seen(self, hidden: Tensor) -> Tensor:
         assert self._live is not None
-        return look(self._live.heads.kind, self._task, self._state.hidden, self._weights)
+        return look(self._live.heads.kind, self._task, hidden, self._weights)
 
     def _hear(self, first: int, seen: Tensor) -> None:
         """Ask consecutive exits, [exits, requests, views, width]: one read-back for all of them."""

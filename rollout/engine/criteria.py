@@ -61,7 +61,8 @@ class Reading:
 
     @classmethod
     def of(cls, scores: Tensor, hidden: Tensor, earlier: Earlier | None) -> Reading:
-        (first, second), best = scores.topk(2, dim=-1).values.unbind(-1), scores.argmax(-1)
+        highest, places = scores.topk(2, dim=-1)
+        (first, second), best = highest.unbind(-1), places[..., 0]
         # Against the sum of the others, not 1 - p, whose digits are gone where p is close to 1.
         others = scores.scatter(-1, best[..., None], -torch.inf).logsumexp(-1)
         return cls(scores, best, first - others, first - second, hidden, earlier)

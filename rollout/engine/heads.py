@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -108,10 +109,11 @@ class ExitHeads:
             features(self.criterion, reading), stacked.calibration[chosen], stacked.support[chosen]
         )
         tied = reading.margin < task.tie
+        goes_on = self.criterion in HISTORY and chosen.stop < len(self.layers)
         return Asked(
             reading.answer,
             log_odds.masked_fill(tied, -torch.inf),
-            reading.last() if self.criterion in HISTORY else None,
+            reading.last() if goes_on else None,
         )
 
     def save(self, folder: Path) -> str:
@@ -155,7 +157,10 @@ def look(kind: str, task: ChoiceTask, hidden: Tensor, weights: Tensor | None) ->
     assert weights is not None
     if task.rows_per_request > 1:
         hidden = hidden[:: task.rows_per_request]
-    return torch.bmm(weights[:, :, -hidden.shape[1] :], hidden)
+    tokens = hidden.shape[1]
+    if weights.shape[2] != tokens:
+        weights = weights[:, :, -tokens:]
+    return torch.bmm(weights, hidden)
 
 
 def view_weights(lengths: Sequence[int], tokens: int, like: Tensor) -> Tensor:
@@ -163,10 +168,12 @@ def view_weights(lengths: Sequence[int], tokens: int, like: Tensor) -> Tensor:
 
     The last token alone; the mean of the last `length` tokens. One product then makes both.
     """
-    length = torch.tensor(lengths, device=like.device)[:, None]
-    place = torch.arange(tokens, device=like.device)[None]
-    last = (place == tokens - 1).expand(len(lengths), -1)
-    return torch.stack([last, (place >= tokens - length) / length], dim=1).to(like.dtype)
+    # In NumPy: of so few numbers a tensor operation costs many times as much.
+    length = np.asarray(lengths)[:, None]
+    weights = np.zeros((len(lengths), 2, tokens), dtype=np.float32)
+    weights[:, 0, -1] = 1.0
+    weights[:, 1] = (np.arange(tokens) >= tokens - length) / length
+    return torch.from_numpy(weights).to(like.device, like.dtype)
 
 
 def head_scores(kind: str, task: ChoiceTask, weight: Tensor, bias: Tensor, seen: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class LoadedModel:
     def context_tokens(self) -> int:
         return int(self.model.config.max_position_embeddings)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return self.model.device
 

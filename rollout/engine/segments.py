@@ -7,7 +7,7 @@ a twin without weights, whose layers only note what they are called with, runs i
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +24,6 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 _DONE: Call = ((), {})
 
-SHAPES = 64
-"""Shapes of unpadded batches whose calls are kept."""
 KNOWN_SHAPES = 64
 """Shapes of unpadded batches for which the layers' arguments are kept."""
 
@@ -71,7 +69,6 @@ class Segments:
         self.loaded = loaded
         self._layers = tuple(loaded.layers)
         self._calls: list[Call] = []
-        self._kept: dict[torch.Size, tuple[Call, ...] | None] = {}
         parts = loaded.parts
         twin = copy.copy(parts.decoder)
         twin._modules = dict(parts.decoder._modules)
@@ -159,32 +156,26 @@ class Segments:
         )
         return SegmentState(output.last_hidden_state, 0, tuple(self._calls))
 
-    def _start_unpadded(self, tokens: Tensor) -> SegmentState:
-        """What such a batch's layers are called with hangs on its shape alone: noted once.
-
-        Only where the first hidden state is the embedding, bit for bit; not so with learned
-        positions.
-        """
-        calls = self._kept.get(tokens.shape)
-        if calls is not None:
-            return SegmentState(self._embedding(tokens), 0, calls)
-        state = self.record(tokens)
-        if tokens.shape not in self._kept:
-            if len(self._kept) == SHAPES:
-                self._kept.clear()
-            alike = torch.equal(self._embedding(tokens), state.hidden)
-            self._kept[tokens.shape] = state.calls if alike else None
-        return state
-
     @torch.inference_mode()
-    def advance(self, state: SegmentState, to_layer: int) -> SegmentState:
-        """Run the layers after `state.layer` up to and including `to_layer`."""
+    def advance(
+        self,
+        state: SegmentState,
+        to_layer: int,
+        visit: Callable[[int, Tensor], None] | None = None,
+    ) -> SegmentState:
+        """Run the layers after `state.layer` up to and including `to_layer`.
+
+        Args:
+            visit: Called after each of them with its number and the hidden states.
+        """
         if not state.layer <= to_layer <= self.loaded.depth:
             raise ValueError(f"cannot advance from layer {state.layer} to {to_layer}")
         hidden = state.hidden
         for index in range(state.layer, to_layer):
             args, kwargs = state.calls[index]
             hidden = self._layers[index](hidden, *args, **kwargs)
+            if visit is not None:
+                visit(index + 1, hidden)
         return replace(state, hidden=hidden, layer=to_layer)
 
     def final_norm(self, hidden: Tensor) -> Tensor:

@@ -362,7 +362,8 @@ def test_a_row_whose_numbers_are_not_finite_gets_an_error_and_the_others_their_a
     layer = worker.tiny.segments.loaded.layers[1]
 
     def spoil(_module: object, _args: object, output: torch.Tensor) -> torch.Tensor:
-        return output.index_fill(0, torch.tensor([0]), math.nan)
+        # A single row may be the template's beginning, computed once for all.
+        return output.index_fill(0, torch.tensor([0]), math.nan) if len(output) > 1 else output
 
     hook = layer.register_forward_hook(spoil)
     try:
