@@ -11,17 +11,18 @@ import torch
 
 from benchmarks.form import Measured
 from benchmarks.steered import (
+    BATCHES,
     SHAPES,
+    WORDS,
     alternated,
     answer,
     check_exits,
+    pairs,
     random_llama,
     steered,
     texts,
 )
 
-BATCHES = (1, 8, 32)
-WORDS = 24
 BAR = 0.95
 
 
@@ -40,7 +41,7 @@ def measure(quick: bool) -> Measured:
             speedup = alternated(
                 lambda: answer(subject, prompts, None, may_exit=False),  # noqa: B023
                 lambda: answer(subject, prompts, steering, may_exit=True),  # noqa: B023
-                _pairs(width, rows, quick),
+                pairs(width, rows, quick),
             )
             cases[f"{name}, batch {rows}"] = round(speedup / 2, 4)
     value = min(cases.values())
@@ -52,8 +53,3 @@ def measure(quick: bool) -> Measured:
         holds=value >= BAR,
         details=cases | {"tokens": WORDS + 1, "threads": 2},
     )
-
-
-def _pairs(width: int, rows: int, quick: bool) -> int:
-    pairs = {(256, 1): 150, (256, 8): 60, (256, 32): 25}.get((width, rows), 40 // rows + 5)
-    return max(pairs // 4, 3) if quick else pairs

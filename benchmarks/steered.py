@@ -22,8 +22,11 @@ from rollout.engine.task import ChoiceTask, compile_task
 from rollout.values import ExitPolicy
 
 SHAPES = {"12 layers, d=256": (12, 256), "24 layers, d=1024": (24, 1024)}
+BATCHES = (1, 8, 32)
+WORDS = 24
+"""Of each text, where all rows are of one length."""
 LABELS = 8
-WORDS = 500
+VOCABULARY = 500
 RIDGE = 1e-6
 """Relative; the rows to steer are fewer than the numbers of a head, which hits them exactly."""
 
@@ -42,12 +45,12 @@ class Subject:
 
 def random_llama(layers: int, width: int) -> Subject:
     """A Llama with random weights in float32, and a tokenizer of a word a token."""
-    vocabulary = {"<pad>": 0, **{f"w{place}": place for place in range(1, WORDS)}}
+    vocabulary = {"<pad>": 0, **{f"w{place}": place for place in range(1, VOCABULARY)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=WORDS,
+        vocab_size=VOCABULARY,
         hidden_size=width,
         intermediate_size=width * 8 // 3,
         num_hidden_layers=layers,
@@ -68,7 +71,7 @@ def random_llama(layers: int, width: int) -> Subject:
 def texts(lengths: Sequence[int]) -> list[str]:
     """Random texts of so many words."""
     random = Random(0)
-    return [" ".join(f"w{random.randrange(10, WORDS)}" for _ in range(n)) for n in lengths]
+    return [" ".join(f"w{random.randrange(10, VOCABULARY)}" for _ in range(n)) for n in lengths]
 
 
 def steered(
@@ -122,6 +125,12 @@ def check_exits(results: Sequence[RowResult], exits: Sequence[int]) -> None:
     ran = [result.answer.layers_run if result.answer else None for result in results]
     if ran != list(exits):
         raise RuntimeError(f"rows exited after {ran} layers, steered to {list(exits)}")
+
+
+def pairs(width: int, rows: int, quick: bool) -> int:
+    """How often two calls take turns: the quicker, the more often."""
+    many = {(256, 1): 150, (256, 8): 60, (256, 32): 25}.get((width, rows), 40 // rows + 5)
+    return max(many // 4, 3) if quick else many
 
 
 def alternated(first: Callable[[], object], second: Callable[[], object], pairs: int) -> float:

@@ -9,10 +9,18 @@ from __future__ import annotations
 import torch
 
 from benchmarks.form import Measured
-from benchmarks.steered import SHAPES, alternated, answer, random_llama, steered, texts
+from benchmarks.steered import (
+    BATCHES,
+    SHAPES,
+    WORDS,
+    alternated,
+    answer,
+    pairs,
+    random_llama,
+    steered,
+    texts,
+)
 
-BATCHES = (1, 8, 32)
-WORDS = 24
 BAR = 1.05
 
 
@@ -30,7 +38,7 @@ def measure(quick: bool) -> Measured:
             ratio = alternated(
                 lambda: answer(subject, prompts, steering, may_exit=False),  # noqa: B023
                 lambda: answer(subject, prompts, None, may_exit=False),  # noqa: B023
-                _pairs(width, rows, quick),
+                pairs(width, rows, quick),
             )
             cases[f"{name}, batch {rows}"] = round(ratio, 4)
     value = max(cases.values())
@@ -42,8 +50,3 @@ def measure(quick: bool) -> Measured:
         holds=value <= BAR,
         details=cases | {"tokens": WORDS + 1, "threads": 2},
     )
-
-
-def _pairs(width: int, rows: int, quick: bool) -> int:
-    pairs = {(256, 1): 150, (256, 8): 60, (256, 32): 25}.get((width, rows), 40 // rows + 5)
-    return max(pairs // 4, 3) if quick else pairs

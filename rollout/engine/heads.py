@@ -28,10 +28,6 @@ HEAD_KINDS = ("logit_lens", "tuned_lens", "label_head")
 PARTS = ("weight", "bias", "calibration", "support")
 
 
-def _nothing() -> Tensor:
-    return torch.empty(0)
-
-
 def _no_support() -> Tensor:
     return torch.empty(0, 0)
 
@@ -138,11 +134,6 @@ class ExitHeads:
             partial.write_bytes(content)
             partial.replace(path)
         return digest
-
-
-def views_of(kind: str, task: ChoiceTask) -> int:
-    """Hidden states per request that a head looks at."""
-    return 2 if kind == "label_head" else task.rows_per_request
 
 
 def look(kind: str, task: ChoiceTask, hidden: Tensor, weights: Tensor | None) -> Tensor:
